@@ -1,0 +1,142 @@
+# Everything that is built goes to build/. `make help` lists the targets.
+
+CFLAGS ?= -O2 -g
+LUAJIT ?= luajit
+PREFIX ?= /usr/local
+BUILD = build
+
+MAKEFLAGS += --no-print-directory
+
+# What the sources need, whatever CFLAGS says.
+flags = -std=c11 -fPIC -pthread -fvisibility=hidden -Wall -Wextra -Werror $(CFLAGS)
+# nodelete: LuaJIT unloads libraries at an error exit, perhaps before the last finalizer calls into
+# this one. defs: a name that is nowhere defined fails here and not at the user's.
+shared = -shared -Wl,-z,nodelete -Wl,-z,defs
+
+core = $(BUILD)/lib/sharearray/core.so
+objects = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c))
+lua_files = $(shell find lua -name '*.lua')
+commands = $(wildcard bin/*)
+
+# Programs of the specs: harnesses contain the core, hidden functions included.
+harnesses = $(patsubst spec/core/%.c,$(BUILD)/spec/core/%,$(wildcard spec/core/*.c))
+support = $(wildcard spec/support/*.c)
+preloads = $(patsubst spec/support/%.c,$(BUILD)/spec/%.so,$(filter %_preload.c,$(support)))
+programs = $(patsubst spec/support/%.c,$(BUILD)/spec/%,$(filter-out %_preload.c,$(support)))
+
+# The checkout first, then what the user has, then Debian's folders, which a LuaJIT of one's own does
+# not know.
+lua_path = $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua
+lua_cpath = $(CURDIR)/$(BUILD)/lib/?.so
+debian = /usr/share/lua/5.1
+here = LUAJIT='$(LUAJIT)' \
+  LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
+  LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
+
+.PHONY: all help test demo lint sanitize install env clean
+.SUFFIXES:
+
+all: $(core) ## build the library (the default)
+	@:
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
+
+test: ## run the C harnesses, and the specs under both LuaJITs; SPEC=spec/x_spec.lua runs one spec
+	@$(here) .ci/setup test
+	@$(MAKE) run-tests
+
+demo: ## train on Fashion-MNIST with four processes that share one copy
+	@$(here) .ci/setup demo
+	@$(MAKE) all
+	@$(here) $(LUAJIT) examples/fashion_mnist.lua
+
+lint: ## luacheck, clang-format, and a build with gcc and with clang
+	@.ci/setup lint
+	@$(MAKE) --keep-going lint-lua lint-format lint-gcc lint-clang
+
+# The instrumented code draws warnings that the plain one does not.
+sanitize: ## run the C harnesses under AddressSanitizer and UBSan
+	@.ci/tally start
+	@.ci/tally group 'sanitized harnesses' $(MAKE) run-harnesses BUILD=$(BUILD)/sanitize \
+	  CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-error'
+	@.ci/tally sum
+
+install: all ## install to DESTDIR/PREFIX (/usr/local)
+	install -D -m 644 core/sharearray.h '$(DESTDIR)$(PREFIX)/include/sharearray.h'
+	install -D -m 755 $(core) '$(DESTDIR)$(PREFIX)/lib/lua/5.1/sharearray/core.so'
+	set -e; for file in $(lua_files); do \
+	  install -D -m 644 "$$file" '$(DESTDIR)$(PREFIX)/share/lua/5.1'/"$${file#lua/}"; \
+	done
+	set -e; for file in $(commands); do install -D -m 755 "$$file" '$(DESTDIR)$(PREFIX)'/"$$file"; done
+
+# Whatever the user's paths are, they stay, and end with Lua's own.
+env: ## lines for the shell that put this checkout into its paths: eval "$(make -s env)"
+	$(info export LUA_PATH='$(lua_path);'"$${LUA_PATH:+$${LUA_PATH%;;};};")
+	$(info export LUA_CPATH='$(lua_cpath);'"$${LUA_CPATH:+$${LUA_CPATH%;;};};")
+	$(if $(commands),$(info export PATH='$(CURDIR)/bin':"$$PATH"))
+	@:
+
+clean: ## remove build/
+	rm -rf $(BUILD)
+
+$(core): $(objects)
+	@mkdir -p $(@D)
+	$(CC) $(flags) $(shared) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BUILD)/core/%.o: core/%.c
+	@mkdir -p $(@D)
+	$(CC) $(flags) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+
+$(BUILD)/spec/core/%: spec/core/%.c $(objects)
+	@mkdir -p $(@D)
+	$(CC) $(flags) $(CPPFLAGS) -Icore -MMD -MP $(LDFLAGS) -o $@ $< $(objects) $(LDLIBS)
+
+$(BUILD)/spec/%_preload.so: spec/support/%_preload.c
+	@mkdir -p $(@D)
+	$(CC) $(flags) $(CPPFLAGS) -MMD -MP -shared $(LDFLAGS) -o $@ $< $(LDLIBS)
+
+# All may embed LuaJIT; as-needed keeps it out of those that do not.
+$(BUILD)/spec/%: spec/support/%.c
+	@mkdir -p $(@D)
+	$(CC) $(flags) $(CPPFLAGS) -Icore $$(pkg-config --cflags luajit) -MMD -MP $(LDFLAGS) -o $@ $< \
+	  -Wl,--as-needed $$(pkg-config --libs luajit) $(LDLIBS)
+
+-include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d $(BUILD)/spec/core/*.d)
+
+# The parts of test and lint: no set-up here. `.ci/tally` counts, and fails in `sum` only.
+.PHONY: run-tests run-harnesses run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
+
+run-tests: all $(preloads) $(programs)
+	@.ci/tally start
+	@$(if $(SPEC),,.ci/tally group 'C harnesses' $(MAKE) run-harnesses)
+	@$(MAKE) run-specs
+	@$(if $(SPEC),,$(MAKE) run-other-specs)
+	@.ci/tally sum
+
+run-harnesses: $(harnesses)
+	@for harness in $^; do .ci/tally harness "$$harness" "$$harness"; done
+
+# $(call busted,NAME,INTERPRETER). Specs start their workers with the interpreter they run under.
+busted = $(here) SHAREARRAY_TEST_LUAJIT="$$(realpath "$$(command -v $(2))")" .ci/tally busted '$(1)' \
+  $(2) spec/support/busted.lua --ignore-lua --helper=spec/support/tally.lua --output=TAP $(SPEC)
+
+run-specs:
+	@$(call busted,specs,$(LUAJIT))
+
+run-other-specs: other = $(BUILD)/other-luajit
+run-other-specs:
+	@if why=$$($(here) .ci/other-luajit $(other) 2>&1); \
+	then $(call busted,specs under the other LuaJIT,$(other)/luajit); \
+	else .ci/tally skip 'specs under the other LuaJIT' "$$why"; fi
+
+lint-lua:
+	luacheck --quiet $(wildcard lua spec examples bench) $(wildcard rockspec/*)
+
+lint-format:
+	clang-format --dry-run -Werror $(wildcard core/*.[ch] spec/core/*.[ch] spec/support/*.[ch])
+
+lint-gcc lint-clang: lint-%:
+	@$(MAKE) CC=$* BUILD=$(BUILD)/$* compile
+
+compile: all $(harnesses) $(preloads) $(programs)

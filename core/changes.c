@@ -1,0 +1,146 @@
+/* The counter page: which ids changed, and where waiters sleep.
+ *
+ * One page a user, <prefix>.changes.<uid>, mapped by every process of that user. Each publication and
+ * removal adds one to the id's counter (a futex word, in a slot chosen by hash) and to the page's
+ * total. The page is a hint: nothing is correct because of it. Without one (no room, not ours, a
+ * wrong size) the store has private memory in its place, and waiters poll.
+ *
+ * The mapping's address stays the same for the life of the store, so that a memo may keep pointers
+ * into it: a page that is replaced is mapped over the old one. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, SLOTS = 256, VERSION = 1 };
+
+struct sa_page {
+  char magic[8];
+  uint32_t version;
+  _Atomic uint32_t total;
+  uint32_t reserved[12];
+  struct {
+    _Atomic uint32_t counter;
+    uint32_t failed; /* for max_age: when a rebuild of an id in this slot failed last */
+  } slots[SLOTS];
+};
+_Static_assert(sizeof(struct sa_page) <= PAGE, "the counters fit one page");
+
+static const char magic[8] = "SHAREAR";
+
+/* FNV-1a (Fowler, Noll, Vo; draft-eastlake-fnv). */
+static unsigned slot_of(const char *id) {
+  uint32_t hash = 2166136261u;
+  for (; *id; id++) hash = (hash ^ (unsigned char)*id) * 16777619u;
+  return (hash ^ hash >> 16) % SLOTS;
+}
+
+static void page_path(const sharearray_store *store, char *path) {
+  snprintf(path, SA_PATH, "%s/%s.changes.%u", store->shm_path, store->prefix, store->uid);
+}
+
+static void page_make(const sharearray_store *store, const char *path) {
+  struct sa_page page = {.version = VERSION};
+  struct sa_file file;
+  memcpy(page.magic, magic, sizeof magic);
+  if (sa_file_create(store, 0644, &file, NULL) != 0) return;
+  if (sys.fallocate(file.fd, 0, PAGE) == 0 && sys.pwrite(file.fd, &page, sizeof page, 0) == (ssize_t)sizeof page)
+    sa_file_link(&file, path, NULL); /* EEXIST: somebody else's is as good */
+  sa_file_close(&file);
+}
+
+/* Whether the open file is a page of this store's user that may be mapped. */
+static bool page_sound(const sharearray_store *store, int fd, struct stat *st) {
+  struct sa_page head;
+  enum { HEAD = offsetof(struct sa_page, total) };
+  return sys.fstat(fd, st) == 0 && S_ISREG(st->st_mode) && st->st_uid == store->uid && st->st_nlink == 1 &&
+         !(st->st_mode & S_IWOTH) && st->st_size == PAGE && sys.pread(fd, &head, HEAD, 0) == HEAD &&
+         memcmp(head.magic, magic, sizeof magic) == 0 && head.version == VERSION;
+}
+
+/* Maps the page under the name over the store's present one. */
+static bool page_open(sharearray_store *store, const char *path) {
+  struct stat st;
+  int fd = sa_open(path, O_RDWR);
+  if (fd < 0) return false;
+  bool sound = page_sound(store, fd, &st);
+  if (sound) {
+    void *page = sys.mmap(store->page, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
+    sound = page != MAP_FAILED;
+    if (sound) store->page_ino = st.st_ino;
+  }
+  sys.close(fd);
+  return sound;
+}
+
+static void page_none(sharearray_store *store) {
+  store->page_ino = 0;
+  sys.mmap(store->page, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
+void sa_changes_look(sharearray_store *store) {
+  char path[SA_PATH];
+  struct stat st;
+  uint32_t uid = store->owner >= 0 ? (uint32_t)store->owner : geteuid();
+  /* A server's worker goes on as another user with what root opened before the fork. */
+  if (uid != store->uid) page_none(store);
+  store->uid = uid;
+  page_path(store, path);
+  if (sys.lstat(path, &st) == 0) {
+    if (st.st_ino != store->page_ino) page_open(store, path);
+  } else if (errno == ENOENT) {
+    page_make(store, path);
+    page_open(store, path);
+  }
+}
+
+int sa_changes_new(sharearray_store *store, char *message) {
+  store->page = sys.mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (store->page == MAP_FAILED) {
+    store->page = NULL;
+    return sa_fail_errno(message, "cannot map a page");
+  }
+  sa_changes_look(store);
+  return 0;
+}
+
+void sa_changes_delete(sharearray_store *store) {
+  if (store->page) sys.munmap(store->page, PAGE);
+}
+
+void sa_changes_bump(sharearray_store *store, const char *id) {
+  unsigned slot = slot_of(id);
+  sa_changes_look(store); /* the waiters sleep on the page that has the name */
+  atomic_fetch_add(&store->page->slots[slot].counter, 1);
+  atomic_fetch_add(&store->page->total, 1);
+  sys.futex((const uint32_t *)&store->page->slots[slot].counter, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+const uint32_t *sharearray_changes(const sharearray_store *store) { return (const uint32_t *)&store->page->total; }
+
+uint32_t sharearray_changes_of(const sharearray_store *store, const char *id) {
+  return atomic_load(&store->page->slots[slot_of(id)].counter);
+}
+
+void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
+  double bound = ticket->recheck / 1e3;
+  if (!store->page_ino && bound > SA_POLL / 1e3) bound = SA_POLL / 1e3;
+  if (seconds < bound) bound = seconds;
+  if (!(bound > 0)) return;
+  struct timespec timeout = {.tv_sec = (time_t)bound, .tv_nsec = (long)((bound - (double)(time_t)bound) * 1e9)};
+  /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
+  sys.futex((const uint32_t *)&store->page->slots[slot_of(id)].counter, FUTEX_WAIT, ticket->seen, &timeout);
+}
+
+double sharearray_clock(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return (double)now.tv_sec * 1e3 + (double)(now.tv_nsec / 1000000);
+}

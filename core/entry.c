@@ -1,0 +1,71 @@
+/* The finished file: opened, examined, mapped. No lock is needed for any of it. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+
+enum {
+  FIRST_READ = 1024,         /* holds any header but a structured dtype's */
+  WHOLE_HEADER = (64 << 10) + 12,
+  ATTEMPTS = 1000            /* a reader beside an endless row of refreshes is overtaken once or twice */
+};
+
+/* Why an open failed: something other than a file stands there, or permission is refused. */
+static int explain_open(const sharearray_store *store, const char *path, int error, struct stat *st, char *message) {
+  if (sys.lstat(path, st) == 0) {
+    int code = sa_check_trust(store, st, "entry", path, message);
+    if (code) return code;
+  }
+  errno = error;
+  return sa_fail_errno(message, "cannot open %s", path);
+}
+
+static int read_header(int fd, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message) {
+  char head[FIRST_READ];
+  ssize_t size = sys.pread(fd, head, sizeof head, 0);
+  if (size < 0) return sa_fail_errno(message, "cannot read");
+  int code = sharearray_npy_read(head, (size_t)size, file_size, npy, is_short, message);
+  if (!*is_short || (size_t)size < sizeof head) return code;
+  char *whole = malloc(WHOLE_HEADER);
+  if (!whole) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  size = sys.pread(fd, whole, WHOLE_HEADER, 0);
+  code = size < 0 ? sa_fail_errno(message, "cannot read")
+                  : sharearray_npy_read(whole, (size_t)size, file_size, npy, is_short, message);
+  free(whole);
+  return code;
+}
+
+/* NONE also for a file that was replaced between its opening and the look at it. */
+static int look_at(sharearray_store *store, const char *path, int fd, struct stat *st, sharearray_npy *npy,
+                   struct sa_map **map, char *message) {
+  char reason[SHAREARRAY_MESSAGE];
+  int is_short = 0;
+  if (sys.fstat(fd, st) != 0) return sa_fail_errno(message, "cannot examine %s", path);
+  if (st->st_nlink == 0) return SA_ENTRY_NONE;
+  int code = sa_check_trust(store, st, "entry", path, message);
+  if (code) return code;
+  code = read_header(fd, (uint64_t)st->st_size, npy, &is_short, reason);
+  if (is_short) return SA_ENTRY_SHORT;
+  if (code) return sa_fail(message, code, "the entry %s is not usable: %s; refresh or free it", path, reason);
+  if (map) {
+    code = sa_map_file(fd, (uint64_t)st->st_size, st, map, message);
+    if (code) return code;
+    (*map)->public.array = *npy;
+  }
+  return SA_ENTRY_READY;
+}
+
+int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy,
+                  struct sa_map **map, char *message) {
+  for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+    int fd = sa_open(path, O_RDONLY);
+    if (fd == -ENOENT) return SA_ENTRY_NONE;
+    if (fd < 0) return explain_open(store, path, -fd, st, message);
+    int result = look_at(store, path, fd, st, npy, map, message);
+    sys.close(fd);
+    if (result != SA_ENTRY_NONE) return result;
+  }
+  return sa_fail(message, SHAREARRAY_EIO, "%s is replaced faster than it can be opened", path);
+}

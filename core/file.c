@@ -1,0 +1,114 @@
+/* Files that are made without a name and get one when they are complete.
+ *
+ *   sa_file_create   ->  unnamed (O_TMPFILE)  ->  sa_file_link or sa_file_replace  ->  named, immutable
+ *                        or .tmp.<pid>.<n>         (the kernel drops an unnamed file with its process)
+ *
+ * On file systems without O_TMPFILE (NFS, FUSE) the file has a temporary name instead, which
+ * sharearray_sweep() removes once nobody holds its lock. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+int sa_open(const char *path, int flags) {
+  /* O_NONBLOCK: a FIFO under the name must not hold us, nor a lease that somebody takes. */
+  int fd = sys.open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+  return fd < 0 ? -errno : fd;
+}
+
+int sa_write_all(int fd, const void *bytes, uint64_t size) {
+  const char *at = bytes;
+  while (size) {
+    ssize_t n = sys.write(fd, at, size > SA_PIECE ? SA_PIECE : (size_t)size);
+    if (n < 0 && errno != EINTR) return -1;
+    if (n > 0) {
+      at += n;
+      size -= (uint64_t)n;
+    }
+  }
+  return 0;
+}
+
+/* A lock on its own file tells sa_sweep that the maker lives. */
+static int lock_temporary(int fd) {
+  struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  return sys.lock(fd, F_OFD_SETLK, &range);
+}
+
+static int create_temporary(const sharearray_store *store, uint32_t mode, struct sa_file *file) {
+  static atomic_uint serial;
+  for (int attempt = 0; attempt < 100; attempt++) {
+    snprintf(file->temporary, SA_PATH, "%s/%s.tmp.%ld.%u", store->shm_path, store->prefix, (long)getpid(),
+             atomic_fetch_add(&serial, 1));
+    int fd = sys.open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+    struct stat st;
+    if (fd < 0 && errno == EEXIST) continue;
+    if (fd < 0) return -1;
+    /* Somebody may have swept it away between its creation and its lock. */
+    if (lock_temporary(fd) == 0 && sys.fstat(fd, &st) == 0 && st.st_nlink == 1) return fd;
+    sys.close(fd);
+  }
+  errno = EEXIST;
+  return -1;
+}
+
+int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file *file, char *message) {
+  file->temporary[0] = '\0';
+  file->fd = sys.open(store->shm_path, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+  /* EISDIR: a kernel that does not know O_TMPFILE; EOPNOTSUPP: a file system that does not. */
+  if (file->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) file->fd = create_temporary(store, mode, file);
+  if (file->fd < 0) return sa_fail_errno(message, "cannot create a file in %s", store->shm_path);
+  if (store->owner >= 0 && sys.fchown(file->fd, (uid_t)store->owner, (gid_t)-1) != 0) {
+    int code = sa_fail_errno(message, "cannot give a file in %s to uid %lld", store->shm_path, (long long)store->owner);
+    sa_file_close(file);
+    return code;
+  }
+  return 0;
+}
+
+static int link_unnamed(int fd, const char *path) {
+  char proc[64];
+  /* Before Linux 6.10 an empty path needs a capability (ENOENT); the detour needs a mounted /proc. */
+  if (sys.linkat(fd, "", AT_FDCWD, path, AT_EMPTY_PATH) == 0) return 0;
+  if (errno != ENOENT && errno != EINVAL) return -1;
+  snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+  return sys.linkat(AT_FDCWD, proc, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+}
+
+int sa_file_link(struct sa_file *file, const char *path, char *message) {
+  int result = file->temporary[0] ? sys.renameat2(file->temporary, path, RENAME_NOREPLACE)
+                                  : link_unnamed(file->fd, path);
+  if (result == 0) {
+    file->temporary[0] = '\0';
+    return 0;
+  }
+  if (errno == EEXIST) return EEXIST;
+  return sa_fail_errno(message, "cannot link %s", path);
+}
+
+int sa_file_replace(struct sa_file *file, const char *by, const char *path, char *message) {
+  if (!file->temporary[0]) {
+    /* What stands there is a dead builder's: only the holder of the lock comes this way. */
+    if (sys.unlink(by) != 0 && errno != ENOENT) return sa_fail_errno(message, "cannot remove %s", by);
+    if (link_unnamed(file->fd, by) != 0) return sa_fail_errno(message, "cannot link %s", by);
+  } else
+    by = file->temporary;
+  if (sys.rename(by, path) != 0) {
+    int code = sa_fail_errno(message, "cannot replace %s", path);
+    if (!file->temporary[0]) sys.unlink(by);
+    return code;
+  }
+  file->temporary[0] = '\0';
+  return 0;
+}
+
+void sa_file_close(struct sa_file *file) {
+  if (file->temporary[0]) sys.unlink(file->temporary);
+  if (file->fd >= 0) sys.close(file->fd);
+  file->temporary[0] = '\0';
+  file->fd = -1;
+}

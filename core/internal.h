@@ -1,0 +1,169 @@
+/* What the core's files share with each other and with nobody else. */
+#ifndef SHAREARRAY_INTERNAL_H
+#define SHAREARRAY_INTERNAL_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* O_TMPFILE, F_OFD_SETLK, F_SETSIG, renameat2 */
+#endif
+
+#include "sharearray.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+/* luarocks compiles without -fvisibility=hidden. */
+#pragma GCC visibility push(hidden)
+
+enum {
+  SA_PATH = 4096,       /* bytes of a path with its NUL */
+  SA_PIECE = 1 << 24,   /* bytes of one call that copies or reserves: lets signals and event loops in */
+  SA_RECHECK = 70,      /* ms: a waiter looks again, so that a killed builder is replaced within 100 */
+  SA_POLL = 20,         /* ms: the same where no counter tells of a change */
+  SA_LEASE_APART = 80,  /* ms between two looks at a Python lock, DESIGN asks for 50 at least */
+  SA_SUSPECTS = 64      /* Python locks under examination at one time */
+};
+
+/* A file of the store's directory that has no name yet, or (file systems without O_TMPFILE) a
+ * temporary one. */
+struct sa_file {
+  int fd;
+  char temporary[SA_PATH]; /* its name, "" for none */
+};
+
+/* A Python lock whose maker has closed it: dead, or about to unlink it. */
+struct sa_suspect {
+  dev_t dev;
+  ino_t ino;
+  struct timespec changed; /* disk file systems use inode numbers again */
+  double since;            /* sharearray_clock() of the first look; 0: free */
+};
+
+struct sa_page; /* changes.c */
+
+struct sharearray_store {
+  atomic_uint references; /* the caller's, and one for each build and draft */
+  char *shm_path;
+  char *prefix;
+  int32_t mode;
+  int64_t owner;
+  uint32_t uid; /* who owns what is built here: `owner`, else the effective uid */
+  uint32_t *trust;
+  size_t trusted;
+  bool disk;            /* not a memory file system: fsync before a name is given */
+  int64_t overflow_uid; /* -1 outside a user namespace */
+  struct sa_page *page; /* private memory where the counter page cannot be had */
+  ino_t page_ino;       /* 0: private */
+  struct sa_suspect suspects[SA_SUSPECTS];
+};
+
+/* The names of one id. */
+struct sa_paths {
+  char entry[SA_PATH]; /* <id>.npy */
+  char lock[SA_PATH];  /* <id>.npy.lock */
+  char fresh[SA_PATH]; /* <id>.npy.new */
+};
+
+struct sa_map {
+  sharearray_map public; /* first: the public pointer is this one */
+  atomic_uint references;
+  dev_t dev;
+  ino_t ino; /* 0: no file */
+};
+
+struct sharearray_build {
+  struct sharearray_build *next; /* in the process's list */
+  sharearray_store *store;
+  pthread_t thread;
+  int lock;     /* descriptor of the lock file; -1: lost or given back */
+  bool replace; /* a refresh, or a dead builder's short file stands there */
+  bool refresh;
+  bool orphan; /* inherited through fork() */
+  struct sa_paths paths;
+  char id[256];
+};
+
+struct sharearray_draft {
+  struct sharearray_draft *next;
+  sharearray_store *store;
+  struct sa_file file;
+  uint64_t bytes, reserved, written;
+  struct sa_map *map; /* NULL until sharearray_draft_map() */
+  bool orphan;
+};
+
+/* error.c: every failure passes here. Writes the message and returns `code`. */
+int sa_fail(char *message, int code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* The same for a system call that failed: adds errno's text, and picks the code by errno. */
+int sa_fail_errno(char *message, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* name.c: names, paths, and whom to trust. */
+int sa_names(const sharearray_store *store, const char *id, struct sa_paths *paths, char *message);
+bool sa_trusted_uid(const sharearray_store *store, uint32_t uid);
+/* 0, or EUNTRUSTED with the reason. `what` names the file's role in the message. */
+int sa_check_trust(const sharearray_store *store, const struct stat *st, const char *what, const char *path,
+                   char *message);
+
+/* file.c: unnamed files, and giving them a name. */
+int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file *file, char *message);
+/* 0; EEXIST as a positive value; negative with a message. */
+int sa_file_link(struct sa_file *file, const char *path, char *message);
+/* Over whatever stands under `path`, in one step, by way of `by`. */
+int sa_file_replace(struct sa_file *file, const char *by, const char *path, char *message);
+void sa_file_close(struct sa_file *file);
+int sa_write_all(int fd, const void *bytes, uint64_t size);
+/* Opens a file of the store as the design asks: no link followed, nothing waited for. -errno on error. */
+int sa_open(const char *path, int flags);
+
+/* changes.c: the counter page. */
+int sa_changes_new(sharearray_store *store, char *message);
+void sa_changes_delete(sharearray_store *store);
+/* Notices a page that was removed, and finds or makes the new one. */
+void sa_changes_look(sharearray_store *store);
+void sa_changes_bump(sharearray_store *store, const char *id);
+
+/* lock.c: the builder's lock. */
+enum sa_lock {
+  SA_LOCK_NONE,    /* no lock under the name */
+  SA_LOCK_LIVE,    /* somebody builds */
+  SA_LOCK_SUSPECT, /* a Python lock to be looked at once more, after SA_LEASE_APART */
+  SA_LOCK_HELD     /* its maker is dead, and now *fd is the caller's: locked, and under the name */
+};
+/* What stands under the lock's name, and who builds (`owner`). Negative: EUNTRUSTED, EDENIED, EIO. */
+int sa_lock_look(sharearray_store *store, const char *path, int *fd, sharearray_owner *owner, char *message);
+/* Makes the lock, or inherits a dead builder's: HELD. Else LIVE or SUSPECT; LIVE with owner->pid 0 is
+ * the time to hold back after several builders were killed. */
+int sa_lock_take(sharearray_store *store, const struct sa_paths *paths, int *fd, sharearray_owner *owner,
+                 char *message);
+bool sa_lock_is_named(const char *path, int fd);
+/* Removes the name, if it is still this file's, and closes. */
+void sa_lock_release(const char *path, int fd);
+/* The same for a dead builder's lock: what else it left goes first. */
+void sa_lock_bury(const struct sa_paths *paths, int fd);
+
+/* map.c */
+int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);
+int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
+
+/* entry.c: the finished file. */
+enum sa_entry { SA_ENTRY_NONE, SA_ENTRY_SHORT, SA_ENTRY_READY };
+/* What stands under the entry's name; READY sets *map where map is not NULL. `st` is filled unless NONE. */
+int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy,
+                  struct sa_map **map, char *message);
+
+/* store.c */
+void sa_store_ref(sharearray_store *store);
+
+/* process.c: builds and drafts of this process, for fork() and recursion. */
+int sa_process_init(char *message);
+void sa_process_add_build(sharearray_build *build);
+void sa_process_remove_build(sharearray_build *build);
+void sa_process_add_draft(sharearray_draft *draft);
+void sa_process_remove_draft(sharearray_draft *draft);
+/* Whether this thread holds the build of the entry `path`. */
+bool sa_process_builds(const char *path);
+
+#pragma GCC visibility pop
+#endif

@@ -1,0 +1,234 @@
+/* What is in a store: one id in detail, all ids, and the removal of entries and leftovers. */
+#include "internal.h"
+#include "sys.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The change time is that of the link or rename: nothing is written to an entry after it. */
+static double age_of(const struct stat *st) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  double age = (double)(now.tv_sec - st->st_ctim.tv_sec) + (double)(now.tv_nsec - st->st_ctim.tv_nsec) / 1e9;
+  return age > 0 ? age : 0; /* a clock that was set back */
+}
+
+static int state_of(int entry) {
+  switch (entry) {
+  case SA_ENTRY_READY: return SHAREARRAY_STATE_READY;
+  case SA_ENTRY_NONE:
+  case SA_ENTRY_SHORT: return SHAREARRAY_STATE_PARTIAL;
+  case SHAREARRAY_EUNTRUSTED: return SHAREARRAY_STATE_UNTRUSTED;
+  case SHAREARRAY_ECORRUPT: return SHAREARRAY_STATE_CORRUPT;
+  case SHAREARRAY_EUNSUPPORTED: return SHAREARRAY_STATE_UNSUPPORTED;
+  default: return entry;
+  }
+}
+
+int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *out, char *message) {
+  struct sa_paths paths;
+  struct stat st = {0};
+  char reason[SHAREARRAY_MESSAGE] = "";
+  sharearray_info info = {0};
+  int fd, code = sa_names(store, id, &paths, message);
+  if (code) return code;
+  int entry = sa_entry_look(store, paths.entry, &st, &info.array, NULL, reason);
+  info.state = state_of(entry);
+  if (info.state < 0) return sa_fail(message, entry, "%s", reason);
+  int lock = sa_lock_look(store, paths.lock, &fd, &info.builder, entry < 0 ? NULL : reason);
+  if (lock == SA_LOCK_HELD) sa_lock_bury(&paths, fd);
+  if (lock != SA_LOCK_LIVE && lock != SA_LOCK_SUSPECT) info.builder = (sharearray_owner){0};
+  if (lock < 0 && entry == SA_ENTRY_NONE) {
+    if (lock != SHAREARRAY_EUNTRUSTED) return sa_fail(message, lock, "%s", reason);
+    info.state = SHAREARRAY_STATE_UNTRUSTED;
+    sys.lstat(paths.lock, &st);
+  } else if (lock == SA_LOCK_LIVE || lock == SA_LOCK_SUSPECT) {
+    if (info.state == SHAREARRAY_STATE_PARTIAL) info.state = SHAREARRAY_STATE_BUILDING;
+    if (entry == SA_ENTRY_NONE) sys.lstat(paths.lock, &st);
+  } else if (entry == SA_ENTRY_NONE)
+    return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s", paths.entry);
+  info.uid = st.st_uid;
+  info.mode = st.st_mode & 07777;
+  info.age = entry == SA_ENTRY_NONE ? -1 : age_of(&st);
+  info.bytes = entry == SA_ENTRY_NONE ? 0 : (uint64_t)st.st_size;
+  snprintf(info.reason, sizeof info.reason, "%.255s", info.state > SHAREARRAY_STATE_PARTIAL ? reason : "");
+  *out = info;
+  return 0;
+}
+
+/* Removes what stands under the name, if this user may and should: 1, 0 for nothing there. */
+static int remove_name(sharearray_store *store, const char *path, char *message) {
+  struct stat st;
+  if (sys.lstat(path, &st) != 0) {
+    if (errno == ENOENT) return 0;
+    return sa_fail_errno(message, "cannot examine %s", path);
+  }
+  if (S_ISDIR(st.st_mode) || !sa_trusted_uid(store, st.st_uid))
+    return sa_fail(message, SHAREARRAY_EUNTRUSTED, "%s %s: left alone", path,
+                   S_ISDIR(st.st_mode) ? "is a directory" : "belongs to a user who is not trusted");
+  if (sys.unlink(path) == 0) return 1;
+  if (errno == ENOENT) return 0;
+  return sa_fail_errno(message, "cannot remove %s", path);
+}
+
+int sharearray_remove(sharearray_store *store, const char *id, char *message) {
+  struct sa_paths paths;
+  sharearray_owner owner;
+  int fd, code = sa_names(store, id, &paths, message);
+  if (code) return code;
+  int removed = remove_name(store, paths.entry, message);
+  if (removed < 0) return removed;
+  int lock = sa_lock_look(store, paths.lock, &fd, &owner, message);
+  if (lock == SA_LOCK_HELD) sa_lock_bury(&paths, fd);
+  /* A lock's name that is squatted by something of this user's own: an owner's free may remove it. */
+  if (lock == SHAREARRAY_EUNTRUSTED) lock = remove_name(store, paths.lock, message) == 1 ? SA_LOCK_HELD : lock;
+  if (removed || lock == SA_LOCK_HELD) sa_changes_bump(store, id);
+  if (lock < 0) return lock;
+  return (removed || lock == SA_LOCK_HELD) | (lock == SA_LOCK_SUSPECT ? SHAREARRAY_WAIT : 0);
+}
+
+/* The names in the store's directory that begin with its prefix, without the prefix. */
+struct names {
+  char *bytes; /* each with its NUL */
+  size_t used, capacity, count;
+};
+
+static int names_add(struct names *names, const char *name, size_t length) {
+  if (names->used + length + 1 > names->capacity) {
+    size_t capacity = (names->capacity + length + 1) * 2;
+    char *bytes = realloc(names->bytes, capacity);
+    if (!bytes) return -1;
+    names->bytes = bytes;
+    names->capacity = capacity;
+  }
+  memcpy(names->bytes + names->used, name, length);
+  names->bytes[names->used + length] = '\0';
+  names->used += length + 1;
+  names->count++;
+  return 0;
+}
+
+static int names_read(const sharearray_store *store, struct names *names, char *message) {
+  size_t prefix = strlen(store->prefix);
+  *names = (struct names){0};
+  int fd = sys.open(store->shm_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+  DIR *directory = fd >= 0 ? fdopendir(fd) : NULL;
+  if (!directory) {
+    int code = sa_fail_errno(message, "cannot list %s", store->shm_path);
+    if (fd >= 0) sys.close(fd);
+    return code;
+  }
+  int code = 0;
+  for (struct dirent *entry; code == 0 && (entry = readdir(directory));)
+    if (strncmp(entry->d_name, store->prefix, prefix) == 0 &&
+        names_add(names, entry->d_name + prefix, strlen(entry->d_name + prefix)) != 0)
+      code = sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  closedir(directory);
+  if (code) free(names->bytes);
+  return code;
+}
+
+/* The length of the id in "<id><suffix>", 0 if it is none. */
+static size_t id_length(const sharearray_store *store, const char *name, const char *suffix) {
+  size_t length = strlen(name), tail = strlen(suffix);
+  if (length <= tail || strcmp(name + length - tail, suffix) != 0) return 0;
+  return sharearray_valid_id(store->prefix, name, length - tail) ? length - tail : 0;
+}
+
+static int compare(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* Sorts the names and drops doubles. */
+static int names_sort(struct names *names) {
+  char **sorted = calloc(names->count + 1, sizeof *sorted), *at = names->bytes;
+  struct names out = {0};
+  int code = sorted ? 0 : -1;
+  if (code) return code;
+  for (size_t i = 0; i < names->count; i++, at += strlen(at) + 1) sorted[i] = at;
+  qsort(sorted, names->count, sizeof *sorted, compare);
+  for (size_t i = 0; i < names->count && code == 0; i++)
+    if (i == 0 || strcmp(sorted[i], sorted[i - 1]) != 0) code = names_add(&out, sorted[i], strlen(sorted[i]));
+  free(sorted);
+  free(code ? out.bytes : names->bytes);
+  if (code == 0) *names = out;
+  return code;
+}
+
+int sharearray_ids(sharearray_store *store, char **out, size_t *count, char *message) {
+  struct names all, ids = {0};
+  int code = names_read(store, &all, message);
+  if (code) return code;
+  char *name = all.bytes;
+  for (size_t i = 0; i < all.count && code == 0; i++, name += strlen(name) + 1) {
+    size_t length = id_length(store, name, ".npy");
+    if (!length) length = id_length(store, name, ".npy.lock");
+    if (length) code = names_add(&ids, name, length);
+  }
+  if (code == 0) code = names_sort(&ids);
+  free(all.bytes);
+  if (code) {
+    free(ids.bytes);
+    return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  }
+  *out = ids.bytes;
+  *count = ids.count;
+  return 0;
+}
+
+void sharearray_ids_delete(char *ids) { free(ids); }
+
+/* A lock: 1 if it needs a second look. */
+static int sweep_lock(sharearray_store *store, const char *id) {
+  struct sa_paths paths;
+  sharearray_owner owner;
+  int fd;
+  if (sa_names(store, id, &paths, NULL) != 0) return 0;
+  int lock = sa_lock_look(store, paths.lock, &fd, &owner, NULL);
+  if (lock == SA_LOCK_HELD) sa_lock_bury(&paths, fd);
+  return lock == SA_LOCK_SUSPECT;
+}
+
+/* What a refresh left between its link and its rename. Only the lock's holder may touch it. */
+static void sweep_new(sharearray_store *store, const char *id) {
+  struct sa_paths paths;
+  sharearray_owner owner;
+  int fd;
+  if (sa_names(store, id, &paths, NULL) != 0) return;
+  if (sa_lock_take(store, &paths, &fd, &owner, NULL) != SA_LOCK_HELD) return;
+  remove_name(store, paths.fresh, NULL);
+  sa_lock_release(paths.lock, fd);
+}
+
+/* A file of file.c's on a file system without O_TMPFILE, whose maker died. */
+static void sweep_temporary(sharearray_store *store, const char *name) {
+  struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  char path[SA_PATH];
+  if (snprintf(path, sizeof path, "%s/%s%s", store->shm_path, store->prefix, name) >= SA_PATH) return;
+  int fd = sa_open(path, O_RDWR);
+  if (fd < 0) return;
+  if (sys.lock(fd, F_OFD_SETLK, &range) == 0) remove_name(store, path, NULL);
+  sys.close(fd);
+}
+
+int sharearray_sweep(sharearray_store *store, char *message) {
+  struct names names;
+  int code = names_read(store, &names, message), pending = 0;
+  if (code) return code;
+  char *name = names.bytes;
+  for (size_t i = 0; i < names.count; i++) {
+    char *next = name + strlen(name) + 1;
+    size_t lock = id_length(store, name, ".npy.lock"), fresh = id_length(store, name, ".npy.new");
+    if (lock || fresh) name[lock ? lock : fresh] = '\0';
+    if (lock) pending += sweep_lock(store, name);
+    else if (fresh) sweep_new(store, name);
+    else if (strncmp(name, ".tmp.", 5) == 0) sweep_temporary(store, name);
+    name = next;
+  }
+  free(names.bytes);
+  return pending;
+}

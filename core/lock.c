@@ -1,0 +1,251 @@
+/* The builder's lock: <id>.npy.lock, held by an OFD write lock that the kernel drops with its holder.
+ *
+ *              link a locked file           unlink
+ *   (no name) --------------------> LIVE ------------> (no name)
+ *                                     | its holder dies
+ *                                     v     lock, rewrite the line
+ *                                    DEAD --------------------------> LIVE, next attempt
+ *
+ * The name alone says nothing: whoever locks the file compares it with what stands under the name.
+ *
+ * An empty file is a Python builder's (os.open with O_CREAT|O_EXCL, held open while it builds, closed,
+ * then unlinked by name). Such a maker is dead if a write lease is granted twice on one file, some time
+ * apart: a lease is refused while anybody has the file open, and once is not enough, because a live
+ * Python closes before it unlinks. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+  LINE = 128,        /* the owner line has a fixed size: one pwrite replaces it whole */
+  ATTEMPTS = 100,    /* looks at a name that changes under us */
+  PATIENCE = 3,      /* so many builders may be killed running before the next one holds back */
+  HOLD_BACK_MAX = 30 /* seconds */
+};
+
+struct line {
+  sharearray_owner owner;
+  double died; /* when somebody first saw that the builder is dead; 0: not yet */
+};
+
+static double wall_clock(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static int line_write(int fd, const struct line *line) {
+  char text[LINE + 1];
+  int length = snprintf(text, sizeof text, "pid=%lld attempt=%u since=%.3f died=%.3f program=%.31s",
+                        (long long)line->owner.pid, line->owner.attempt, line->owner.since, line->died,
+                        line->owner.program);
+  memset(text + length, ' ', (size_t)(LINE - 1 - length));
+  text[LINE - 1] = '\n';
+  ssize_t written = sys.pwrite(fd, text, LINE, 0);
+  if (written >= 0 && written < LINE) errno = ENOSPC;
+  return written == LINE ? 0 : -1;
+}
+
+/* For messages and the count of attempts; garbage gives a builder of whom nothing is known. */
+static void line_read(int fd, struct line *line) {
+  char text[LINE + 1];
+  long long pid;
+  *line = (struct line){.owner = {.pid = -1, .attempt = 1}};
+  ssize_t size = sys.pread(fd, text, LINE, 0);
+  text[size > 0 ? size : 0] = '\0';
+  struct line read = {0};
+  if (sscanf(text, "pid=%lld attempt=%u since=%lf died=%lf program=%31[^\n]", &pid, &read.owner.attempt,
+             &read.owner.since, &read.died, read.owner.program) < 4)
+    return;
+  read.owner.pid = pid;
+  for (size_t i = strlen(read.owner.program); i && read.owner.program[i - 1] == ' ';) read.owner.program[--i] = '\0';
+  *line = read;
+}
+
+static struct line line_of_mine(uint32_t attempt) {
+  struct line line = {.owner = {.pid = getpid(), .since = wall_clock(), .attempt = attempt}};
+  snprintf(line.owner.program, sizeof line.owner.program, "%s", program_invocation_short_name);
+  return line;
+}
+
+static int lock(int fd) {
+  struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  return sys.lock(fd, F_OFD_SETLK, &range);
+}
+
+static bool same_file(const struct stat *a, const struct stat *b) {
+  return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+bool sa_lock_is_named(const char *path, int fd) {
+  struct stat mine, named;
+  return sys.fstat(fd, &mine) == 0 && sys.lstat(path, &named) == 0 && same_file(&mine, &named);
+}
+
+void sa_lock_release(const char *path, int fd) {
+  if (sa_lock_is_named(path, fd)) sys.unlink(path);
+  sys.close(fd);
+}
+
+void sa_lock_bury(const struct sa_paths *paths, int fd) {
+  sys.unlink(paths->fresh);
+  sa_lock_release(paths->lock, fd);
+}
+
+/* A lock that cannot be opened: not to be trusted, or a trusted other user's, waited for by existence. */
+static int look_from_outside(const sharearray_store *store, const char *path, int error, sharearray_owner *owner,
+                             char *message) {
+  struct stat st;
+  if (sys.lstat(path, &st) != 0) {
+    if (errno == ENOENT) return SA_LOCK_NONE;
+    return sa_fail_errno(message, "cannot examine %s", path);
+  }
+  int code = sa_check_trust(store, &st, "lock", path, message);
+  if (code) return code;
+  if (error != EACCES && error != EPERM && error != EWOULDBLOCK) {
+    errno = error;
+    return sa_fail_errno(message, "cannot open %s", path);
+  }
+  owner->pid = -1;
+  return SA_LOCK_LIVE;
+}
+
+/* Whether nobody else has the file open. */
+static bool lease_granted(int fd) {
+  /* Somebody who opens the file meanwhile breaks the lease, and the signal for that kills by default. */
+  if (sys.lease(fd, F_SETSIG, SIGURG) != 0 || sys.lease(fd, F_SETLEASE, F_WRLCK) != 0) return false;
+  sys.lease(fd, F_SETLEASE, F_UNLCK);
+  return true;
+}
+
+/* Python's lock, OFD-locked by us for the moment: LIVE, SUSPECT, or HELD for dead. */
+static int examine_python(sharearray_store *store, int fd, const struct stat *st) {
+  struct sa_suspect *suspect = &store->suspects[st->st_ino % SA_SUSPECTS];
+  if (!lease_granted(fd)) return SA_LOCK_LIVE;
+  double now = sharearray_clock();
+  bool known = suspect->since > 0 && suspect->dev == st->st_dev && suspect->ino == st->st_ino &&
+               suspect->changed.tv_sec == st->st_ctim.tv_sec && suspect->changed.tv_nsec == st->st_ctim.tv_nsec;
+  if (known && now - suspect->since >= SA_LEASE_APART) {
+    suspect->since = 0;
+    return SA_LOCK_HELD;
+  }
+  if (!known)
+    *suspect = (struct sa_suspect){.dev = st->st_dev, .ino = st->st_ino, .changed = st->st_ctim, .since = now};
+  return SA_LOCK_SUSPECT;
+}
+
+enum { AGAIN = 100 }; /* the name changed under us */
+
+static int look_inside(sharearray_store *store, const char *path, int fd, sharearray_owner *owner, char *message) {
+  struct stat st;
+  struct line line;
+  if (sys.fstat(fd, &st) != 0) return sa_fail_errno(message, "cannot examine %s", path);
+  if (st.st_nlink == 0) return AGAIN;
+  int code = sa_check_trust(store, &st, "lock", path, message);
+  if (code) return code;
+  line_read(fd, &line);
+  *owner = line.owner;
+  if (lock(fd) != 0) {
+    if (errno == EAGAIN || errno == EACCES) return SA_LOCK_LIVE;
+    return sa_fail_errno(message, "cannot lock %s", path);
+  }
+  /* The line and the size as they are under the lock: the holder may have changed in between. */
+  if (!sa_lock_is_named(path, fd)) return AGAIN;
+  if (sys.fstat(fd, &st) != 0) return sa_fail_errno(message, "cannot examine %s", path);
+  if (st.st_size == 0) {
+    *owner = (sharearray_owner){.pid = -1, .since = (double)st.st_ctim.tv_sec, .attempt = 1};
+    snprintf(owner->program, sizeof owner->program, "python");
+    return examine_python(store, fd, &st);
+  }
+  line_read(fd, &line);
+  *owner = line.owner;
+  return SA_LOCK_HELD;
+}
+
+int sa_lock_look(sharearray_store *store, const char *path, int *out, sharearray_owner *owner, char *message) {
+  *owner = (sharearray_owner){0};
+  for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+    int fd = sa_open(path, O_RDWR);
+    if (fd == -ENOENT) return SA_LOCK_NONE;
+    if (fd < 0) return look_from_outside(store, path, -fd, owner, message);
+    int result = look_inside(store, path, fd, owner, message);
+    if (result == SA_LOCK_HELD) *out = fd;
+    else sys.close(fd);
+    if (result != AGAIN) return result;
+  }
+  return SA_LOCK_LIVE; /* locks come and go under this name: somebody is busy */
+}
+
+/* A new lock, born locked and with its line inside: HELD, or NONE if another one has the name. */
+static int create(sharearray_store *store, const char *path, int *out, sharearray_owner *owner, char *message) {
+  struct sa_file file;
+  struct line line = line_of_mine(1);
+  int code = sa_file_create(store, 0600, &file, message);
+  if (code) return code;
+  if (line_write(file.fd, &line) != 0) code = sa_fail_errno(message, "cannot write %s", path);
+  else if (lock(file.fd) != 0) code = sa_fail_errno(message, "cannot lock %s", path);
+  else code = sa_file_link(&file, path, message);
+  if (code) {
+    sa_file_close(&file);
+    return code == EEXIST ? SA_LOCK_NONE : code;
+  }
+  *owner = line.owner;
+  *out = file.fd;
+  return SA_LOCK_HELD;
+}
+
+/* Seconds that the next builder holds back after so many were killed. */
+static double hold_back(uint32_t killed) {
+  double seconds = 0.5;
+  if (killed < PATIENCE) return 0;
+  while (killed-- > PATIENCE && seconds < HOLD_BACK_MAX) seconds *= 2;
+  return seconds < HOLD_BACK_MAX ? seconds : HOLD_BACK_MAX;
+}
+
+/* A dead builder's lock becomes ours; or, where its builders are killed again and again (out of memory,
+ * say), stays dead for a while. */
+static int inherit(const struct sa_paths *paths, int fd, sharearray_owner *owner, char *message) {
+  struct line old, mine;
+  double now = wall_clock();
+  line_read(fd, &old);
+  bool python = old.owner.pid < 0;
+  double pause = python ? 0 : hold_back(old.owner.attempt);
+  if (pause > 0 && old.died == 0) {
+    old.died = now;
+    line_write(fd, &old); /* if not: the next one sees it die anew */
+  }
+  if (pause > 0 && now >= old.died && now - old.died < pause) {
+    *owner = old.owner;
+    owner->pid = 0;
+    sys.close(fd);
+    return SA_LOCK_LIVE;
+  }
+  mine = line_of_mine(python ? 1 : old.owner.attempt + 1);
+  if (line_write(fd, &mine) != 0) {
+    int code = sa_fail_errno(message, "cannot write %s", paths->lock);
+    sys.close(fd);
+    return code;
+  }
+  sys.unlink(paths->fresh);
+  *owner = mine.owner;
+  return SA_LOCK_HELD;
+}
+
+int sa_lock_take(sharearray_store *store, const struct sa_paths *paths, int *fd, sharearray_owner *owner,
+                 char *message) {
+  for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+    int result = sa_lock_look(store, paths->lock, fd, owner, message);
+    if (result == SA_LOCK_HELD) return inherit(paths, *fd, owner, message);
+    if (result == SA_LOCK_NONE) result = create(store, paths->lock, fd, owner, message);
+    if (result != SA_LOCK_NONE) return result;
+  }
+  return SA_LOCK_LIVE;
+}

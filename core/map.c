@@ -1,0 +1,67 @@
+/* Mappings: memory that is counted, and unmapped when nobody holds it any more.
+ *
+ * A mapping keeps no descriptor. Any number of threads may hold references to one. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE = 2 << 20 };
+
+static int map_new(int protection, int flags, int fd, uint64_t length, struct sa_map **out, char *message) {
+  struct sa_map *map = calloc(1, sizeof *map);
+  if (!map) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  if (length > SIZE_MAX || length > INT64_MAX) errno = EOVERFLOW;
+  else if (length == 0) { /* mmap refuses it; a file with a header never gets here */
+    map->public.base = map;
+  } else
+    map->public.base = sys.mmap(NULL, (size_t)length, protection, flags, fd, 0);
+  if (!map->public.base || map->public.base == MAP_FAILED) {
+    int code = sa_fail_errno(message, "cannot map %llu bytes", (unsigned long long)length);
+    free(map);
+    return code;
+  }
+  map->public.length = length;
+  atomic_init(&map->references, 1);
+  /* Advice only: where huge pages are not allowed for this memory nothing happens. */
+  if (length >= HUGE_PAGE) sys.madvise(map->public.base, (size_t)length, MADV_HUGEPAGE);
+  *out = map;
+  return 0;
+}
+
+int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **out, char *message) {
+  int code = map_new(PROT_READ, MAP_SHARED, fd, length, out, message);
+  if (code == 0) {
+    (*out)->dev = st->st_dev;
+    (*out)->ino = st->st_ino;
+  }
+  return code;
+}
+
+int sa_map_shared(int fd, uint64_t length, struct sa_map **out, char *message) {
+  return map_new(PROT_READ | PROT_WRITE, MAP_SHARED, fd, length, out, message);
+}
+
+int sharearray_private(uint64_t bytes, sharearray_map **out, char *message) {
+  struct sa_map *map;
+  int code = map_new(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, bytes ? bytes : 1, &map, message);
+  if (code == 0) *out = &map->public;
+  return code;
+}
+
+void sharearray_ref(sharearray_map *public) {
+  struct sa_map *map = (struct sa_map *)public;
+  atomic_fetch_add_explicit(&map->references, 1, memory_order_relaxed);
+}
+
+void sharearray_unref(sharearray_map *public) {
+  struct sa_map *map = (struct sa_map *)public;
+  if (!map) return;
+  /* Release, then acquire: what other threads did with the memory happens before it is unmapped. */
+  if (atomic_fetch_sub_explicit(&map->references, 1, memory_order_release) != 1) return;
+  atomic_thread_fence(memory_order_acquire);
+  if (map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
+  free(map);
+}

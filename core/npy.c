@@ -1,0 +1,223 @@
+/* The header of an .npy file, read and written.
+ *
+ * Format: NumPy's numpy/lib/format.py, NEP 1. Magic "\x93NUMPY", version (major, minor), the header's
+ * length (2 bytes little-endian in 1.0, 4 in 2.0 and 3.0), then a Python dict literal with exactly
+ * the keys descr, fortran_order and shape, padded with spaces to a newline. Read is every spelling
+ * that NumPy's own versions have written: any order, either quote, Python 2's 3L, no trailing comma.
+ * All input is hostile: nothing is read behind `end`, products and sums are checked. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { MAX_HEADER = 64 << 10, ALIGNMENT = 64 };
+
+struct text {
+  const char *at, *end;
+};
+
+static void skip_space(struct text *text) {
+  while (text->at < text->end && strchr(" \t\r\n", *text->at) && *text->at) text->at++;
+}
+
+static bool take(struct text *text, char c) {
+  skip_space(text);
+  if (text->at == text->end || *text->at != c) return false;
+  text->at++;
+  return true;
+}
+
+static bool take_word(struct text *text, const char *word) {
+  size_t length = strlen(word);
+  skip_space(text);
+  if ((size_t)(text->end - text->at) < length || memcmp(text->at, word, length) != 0) return false;
+  text->at += length;
+  return true;
+}
+
+/* A string without escapes; NumPy writes none into the headers of plain dtypes. */
+static bool take_string(struct text *text, struct text *string) {
+  skip_space(text);
+  if (text->at == text->end || (*text->at != '\'' && *text->at != '"')) return false;
+  char quote = *text->at++;
+  string->at = text->at;
+  while (text->at < text->end && *text->at != quote && *text->at != '\\' && *text->at != '\n') text->at++;
+  if (text->at == text->end || *text->at != quote) return false;
+  string->end = text->at++;
+  return true;
+}
+
+static bool take_number(struct text *text, uint64_t *number) {
+  skip_space(text);
+  const char *start = text->at;
+  uint64_t value = 0;
+  for (; text->at < text->end && *text->at >= '0' && *text->at <= '9'; text->at++)
+    if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, *text->at - '0', &value))
+      return false;
+  if (text->at == start) return false;
+  if (text->at < text->end && *text->at == 'L') text->at++;
+  *number = value;
+  return true;
+}
+
+static int read_shape(struct text *text, sharearray_npy *npy, char *message) {
+  if (!take(text, '(')) return sa_fail(message, SHAREARRAY_ECORRUPT, "its shape is no tuple");
+  bool comma = true;
+  npy->ndim = 0;
+  while (!take(text, ')')) {
+    uint64_t n;
+    if (!comma || !take_number(text, &n) || n > INT64_MAX)
+      return sa_fail(message, SHAREARRAY_ECORRUPT, "its shape is no tuple of sizes");
+    if (npy->ndim == SHAREARRAY_MAXDIMS)
+      return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it has more than %d dimensions", SHAREARRAY_MAXDIMS);
+    npy->shape[npy->ndim++] = n;
+    comma = take(text, ',');
+  }
+  /* In Python, (3) is a number. */
+  if (npy->ndim == 1 && !comma) return sa_fail(message, SHAREARRAY_ECORRUPT, "its shape is no tuple");
+  return 0;
+}
+
+static bool known_type(char kind, unsigned size) {
+  switch (kind) {
+  case 'b': return size == 1;
+  case 'i':
+  case 'u': return size == 1 || size == 2 || size == 4 || size == 8;
+  case 'f': return size == 2 || size == 4 || size == 8;
+  case 'c': return size == 8 || size == 16;
+  default: return false;
+  }
+}
+
+static int read_descr(struct text *text, const char *file, sharearray_npy *npy, char *message) {
+  struct text descr;
+  skip_space(text);
+  if (text->at < text->end && (*text->at == '[' || *text->at == '('))
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is structured");
+  if (!take_string(text, &descr) || descr.end - descr.at < 2)
+    return sa_fail(message, SHAREARRAY_ECORRUPT, "its descr is no dtype");
+  npy->descr_offset = (uint32_t)(descr.at - file);
+  npy->descr_length = (uint32_t)(descr.end - descr.at);
+  int shown = (int)(npy->descr_length > 40 ? 40 : npy->descr_length);
+  struct text rest = descr;
+  npy->order = strchr("<>|=", *rest.at) && *rest.at ? *rest.at++ : '|';
+  npy->kind = *rest.at++;
+  if (npy->kind == 'O')
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its elements are Python objects (a pickle, never loaded)");
+  uint64_t size = 0;
+  if (!take_number(&rest, &size) || rest.at != rest.end || !known_type(npy->kind, size > 64 ? 0 : (unsigned)size))
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is '%.*s'", shown, descr.at);
+  if (npy->order == '=') npy->order = '<';
+  if (npy->order == '>' && size > 1)
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype '%.*s' is big-endian; save it as '<%.*s'", shown,
+                   descr.at, shown - 1, descr.at + 1);
+  npy->itemsize = (uint16_t)size;
+  return 0;
+}
+
+static int read_dict(struct text text, const char *file, sharearray_npy *npy, char *message) {
+  enum { DESCR = 1, FORTRAN = 2, SHAPE = 4 };
+  unsigned seen = 0, key_bit;
+  bool comma = true;
+  if (!take(&text, '{')) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header is no dict");
+  while (!take(&text, '}')) {
+    struct text key;
+    int code = 0;
+    if (!comma || !take_string(&text, &key) || !take(&text, ':'))
+      return sa_fail(message, SHAREARRAY_ECORRUPT, "its header is no dict of names");
+    size_t length = (size_t)(key.end - key.at);
+    if (length == 5 && memcmp(key.at, "descr", 5) == 0) {
+      key_bit = DESCR;
+      code = read_descr(&text, file, npy, message);
+    } else if (length == 5 && memcmp(key.at, "shape", 5) == 0) {
+      key_bit = SHAPE;
+      code = read_shape(&text, npy, message);
+    } else if (length == 13 && memcmp(key.at, "fortran_order", 13) == 0) {
+      key_bit = FORTRAN;
+      npy->fortran = take_word(&text, "True");
+      if (!npy->fortran && !take_word(&text, "False"))
+        code = sa_fail(message, SHAREARRAY_ECORRUPT, "its fortran_order is neither True nor False");
+    } else
+      return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has an unknown key");
+    if (code) return code;
+    if (seen & key_bit) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has a key twice");
+    seen |= key_bit;
+    comma = take(&text, ',');
+  }
+  skip_space(&text);
+  if (text.at != text.end) return sa_fail(message, SHAREARRAY_ECORRUPT, "something follows the dict of its header");
+  if (seen != (DESCR | FORTRAN | SHAPE))
+    return sa_fail(message, SHAREARRAY_ECORRUPT, "its header lacks descr, fortran_order or shape");
+  return 0;
+}
+
+/* nbytes from shape and itemsize. A dimension of 0 makes it 0 whatever the others are, but NumPy
+ * refuses others whose product overflows, and so does this. */
+static int measure(sharearray_npy *npy, char *message) {
+  uint64_t product = npy->itemsize;
+  bool empty = false;
+  for (int i = 0; i < npy->ndim; i++) {
+    if (npy->shape[i] == 0) empty = true;
+    else if (__builtin_mul_overflow(product, npy->shape[i], &product) || product > INT64_MAX)
+      return sa_fail(message, SHAREARRAY_ECORRUPT, "its shape overflows");
+  }
+  npy->nbytes = empty ? 0 : product;
+  return 0;
+}
+
+static int too_short(int *is_short, char *message, const char *reason) {
+  if (is_short) *is_short = 1;
+  return sa_fail(message, SHAREARRAY_ECORRUPT, "%s", reason);
+}
+
+int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *out, int *is_short,
+                        char *message) {
+  static const char magic[6] = "\x93NUMPY";
+  const unsigned char *file = bytes;
+  sharearray_npy npy = {0};
+  if (is_short) *is_short = 0;
+  if (size > file_size) size = (size_t)file_size;
+  if (memcmp(file, magic, size < sizeof magic ? size : sizeof magic) != 0)
+    return sa_fail(message, SHAREARRAY_ECORRUPT, "it is no .npy file");
+  if (size < 10) return too_short(is_short, message, "it ends inside its magic");
+  unsigned major = file[6], minor = file[7];
+  if (major < 1 || major > 3 || minor != 0)
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it has .npy format version %u.%u", major, minor);
+  size_t start = major == 1 ? 10 : 12;
+  if (size < start) return too_short(is_short, message, "it ends inside its magic");
+  uint32_t length = file[8] | (uint32_t)file[9] << 8;
+  if (major > 1) length |= (uint32_t)file[10] << 16 | (uint32_t)file[11] << 24;
+  if (length > MAX_HEADER) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header claims %u bytes", length);
+  if (size - start < length) return too_short(is_short, message, "it ends inside its header");
+
+  const char *text = (const char *)file;
+  int code = read_dict((struct text){text + start, text + start + length}, text, &npy, message);
+  if (code == 0) code = measure(&npy, message);
+  if (code) return code;
+  npy.offset = start + length;
+  if (npy.nbytes > file_size - npy.offset)
+    return too_short(is_short, message, "it is shorter than its header says");
+  *out = npy;
+  return 0;
+}
+
+int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size) {
+  /* 10 bytes before the dict, 21 digits and a comma for each dimension. */
+  char text[MAX_HEADER / 8];
+  size_t used;
+  if (ndim < 0 || ndim > SHAREARRAY_MAXDIMS || strlen(descr) > sizeof text / 2) return SHAREARRAY_EINVAL;
+  used = (size_t)snprintf(text, sizeof text, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr);
+  for (int i = 0; i < ndim; i++)
+    used += (size_t)snprintf(text + used, sizeof text - used, "%llu%s", (unsigned long long)shape[i],
+                             i + 1 < ndim ? ", " : ndim == 1 ? "," : "");
+  used += (size_t)snprintf(text + used, sizeof text - used, "), }");
+  size_t total = (10 + used + 1 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  if (total > size) return SHAREARRAY_EINVAL;
+  memcpy(bytes, "\x93NUMPY\x01\x00", 8);
+  bytes[8] = (char)((total - 10) & 0xff);
+  bytes[9] = (char)((total - 10) >> 8);
+  memcpy(bytes + 10, text, used);
+  memset(bytes + 10 + used, ' ', total - 10 - used - 1);
+  bytes[total - 1] = '\n';
+  return (int)total;
+}

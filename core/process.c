@@ -1,0 +1,94 @@
+/* The builds and drafts of this process: what fork() must not share, and who asks for what it is
+ * building itself. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static sharearray_build *builds;
+static sharearray_draft *drafts;
+
+static void before_fork(void) { pthread_mutex_lock(&mutex); }
+static void after_fork_in_parent(void) { pthread_mutex_unlock(&mutex); }
+
+/* Only calls that are safe between fork() and exec(): close and mmap.
+ *
+ * The lock's description is shared with the parent: closing the child's descriptor leaves the lock
+ * with the parent, and with it alone. A draft's memory turns into a private copy at the same address,
+ * so that a child that goes on writing neither reaches the published array nor dies of it. */
+static void after_fork_in_child(void) {
+  for (sharearray_build *build = builds; build; build = build->next) {
+    if (build->lock >= 0) sys.close(build->lock);
+    build->lock = -1;
+    build->orphan = true;
+  }
+  for (sharearray_draft *draft = drafts; draft; draft = draft->next) {
+    if (draft->map)
+      sys.mmap(draft->map->public.base, (size_t)draft->map->public.length, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, draft->file.fd, 0);
+    if (draft->file.fd >= 0) sys.close(draft->file.fd);
+    draft->file.fd = -1;
+    draft->file.temporary[0] = '\0';
+    draft->orphan = true;
+  }
+  builds = NULL;
+  drafts = NULL;
+  pthread_mutex_unlock(&mutex); /* the child's only thread is the one that took it */
+}
+
+static int atfork_error;
+static void register_atfork(void) { atfork_error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
+
+int sa_process_init(char *message) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, register_atfork);
+  if (!atfork_error) return 0;
+  errno = atfork_error;
+  return sa_fail_errno(message, "pthread_atfork");
+}
+
+void sa_process_add_build(sharearray_build *build) {
+  pthread_mutex_lock(&mutex);
+  build->next = builds;
+  builds = build;
+  pthread_mutex_unlock(&mutex);
+}
+
+void sa_process_remove_build(sharearray_build *build) {
+  pthread_mutex_lock(&mutex);
+  for (sharearray_build **link = &builds; *link; link = &(*link)->next)
+    if (*link == build) {
+      *link = build->next;
+      break;
+    }
+  pthread_mutex_unlock(&mutex);
+}
+
+void sa_process_add_draft(sharearray_draft *draft) {
+  pthread_mutex_lock(&mutex);
+  draft->next = drafts;
+  drafts = draft;
+  pthread_mutex_unlock(&mutex);
+}
+
+void sa_process_remove_draft(sharearray_draft *draft) {
+  pthread_mutex_lock(&mutex);
+  for (sharearray_draft **link = &drafts; *link; link = &(*link)->next)
+    if (*link == draft) {
+      *link = draft->next;
+      break;
+    }
+  pthread_mutex_unlock(&mutex);
+}
+
+bool sa_process_builds(const char *path) {
+  bool found = false;
+  pthread_mutex_lock(&mutex);
+  for (sharearray_build *build = builds; build && !found; build = build->next)
+    found = pthread_equal(build->thread, pthread_self()) && strcmp(build->paths.entry, path) == 0;
+  pthread_mutex_unlock(&mutex);
+  return found;
+}

@@ -1,0 +1,254 @@
+/* sharearray: numeric arrays that the processes of one machine build once and share.
+ *
+ * This header is the manual of the C core. What the core keeps, and where:
+ *
+ *   <shm_path>/<prefix><id>.npy        the entry: a NumPy file, complete and immutable under this name
+ *   <shm_path>/<prefix><id>.npy.lock   there while somebody builds <id>
+ *   <shm_path>/<prefix><id>.npy.new    the moment of a refresh: complete, about to be renamed
+ *   <shm_path>/<prefix>.changes.<uid>  one page of counters: who waits sleeps on them
+ *
+ * A caller drives one protocol by hand. Nothing in it blocks except sharearray_wait(), so an event
+ * loop may put its own sleep in that place:
+ *
+ *   for (;;) {
+ *     int step = sharearray_attach(store, id, 0, &ticket, &map, &build, message);
+ *     if (step == SHAREARRAY_READY) break;                   // map is the array
+ *     if (step == SHAREARRAY_BUILD) { ...build, publish...; break; }
+ *     if (step < 0) return step;                             // message says why
+ *     sharearray_wait(store, id, &ticket, 1.0);              // SHAREARRAY_WAIT: somebody else builds
+ *   }
+ *
+ * and, holding a build:
+ *
+ *   sharearray_draft_new(store, bytes, &draft, message);     // a file without a name
+ *   while ((more = sharearray_draft_reserve(draft, 64 << 20, message)) > 0) {}
+ *   sharearray_draft_map(draft, &memory, message);           // fill `memory`, header first
+ *   sharearray_publish(build, draft, &map, message);         // under its name from here on
+ *   sharearray_draft_delete(draft);
+ *   sharearray_build_delete(build);
+ *
+ * Conventions. A function that can fail returns 0 or more on success and one of the negative
+ * SHAREARRAY_E codes otherwise; it then writes one line for a person to `message`, a buffer of
+ * SHAREARRAY_MESSAGE bytes owned by the caller (or NULL). Out-pointers are set on success only.
+ * The core never prints, never exits, and keeps no descriptor but a build's lock and a draft's file.
+ *
+ * Threads. A store, a build and a draft belong to one thread at a time. A map's reference count is
+ * atomic: maps may travel between threads. fork(): maps are inherited; builds and drafts stay with
+ * the parent. In the child a build can only be deleted, and a draft's memory is a private copy.
+ *
+ * What no mapping can survive: a process of the same user, or root, that truncates an entry or the
+ * counter page under its readers (SIGBUS). Removing a file is harmless, truncating it is not.
+ */
+#ifndef SHAREARRAY_H
+#define SHAREARRAY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SHAREARRAY_API __attribute__((visibility("default")))
+
+enum {
+  SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */
+  SHAREARRAY_MAXDIMS = 32    /* NumPy's own limit before 2.0 */
+};
+
+/* What a step of the protocol asks of the caller. */
+enum {
+  SHAREARRAY_READY = 0, /* there is a map */
+  SHAREARRAY_BUILD = 1, /* the caller holds the build */
+  SHAREARRAY_WAIT = 2   /* somebody else holds it: wait, then ask again */
+};
+
+/* Failures. sharearray_code() has the same as words. */
+enum {
+  SHAREARRAY_EABSENT = -1,      /* no entry under this id */
+  SHAREARRAY_ENOSPACE = -2,     /* shm_path is full */
+  SHAREARRAY_ECORRUPT = -3,     /* the file is no NumPy file, or a damaged one */
+  SHAREARRAY_EUNTRUSTED = -4,   /* something stands under the name that this user must not rely on */
+  SHAREARRAY_EDENIED = -5,      /* the kernel refused permission */
+  SHAREARRAY_EUNSUPPORTED = -6, /* a sound file of a kind not handled here */
+  SHAREARRAY_ERECURSIVE = -7,   /* this thread is building this id itself */
+  SHAREARRAY_EIO = -8,          /* any other refusal of the system; the message has the errno */
+  SHAREARRAY_EINVAL = -9        /* a wrong argument */
+};
+
+/* Flags of sharearray_attach(). */
+enum {
+  SHAREARRAY_GET = 1,     /* never build: EABSENT instead of BUILD, and instead of waiting for one */
+  SHAREARRAY_REFRESH = 2, /* build although there is an entry; publishing replaces it */
+  SHAREARRAY_YIELDS = 4,  /* waiting lets this thread's other builds go on: WAIT, not ERECURSIVE */
+  SHAREARRAY_FINAL = 8    /* the last call before a timeout: do not hold back to examine a lock */
+};
+
+/* What stands under an id: states of sharearray_info. */
+enum {
+  SHAREARRAY_STATE_READY = 0,
+  SHAREARRAY_STATE_BUILDING = 1,  /* no entry yet, or a short one, and a live builder */
+  SHAREARRAY_STATE_PARTIAL = 2,   /* a short file that a dead builder left; the next builder replaces it */
+  SHAREARRAY_STATE_UNTRUSTED = 3,
+  SHAREARRAY_STATE_CORRUPT = 4,
+  SHAREARRAY_STATE_UNSUPPORTED = 5
+};
+
+typedef struct sharearray_store sharearray_store;
+typedef struct sharearray_build sharearray_build;
+typedef struct sharearray_draft sharearray_draft;
+
+/* How a store is opened. Everything is copied. */
+typedef struct sharearray_options {
+  const char *shm_path;  /* an existing directory, for instance "/dev/shm" */
+  const char *prefix;    /* characters of an id, or empty */
+  int32_t mode;          /* permissions of what is published; -1: 0444 less the umask */
+  int64_t owner;         /* uid that gets what is built (root only); -1: the caller keeps it */
+  const uint32_t *trust; /* further uids whose entries may be used */
+  size_t trusted;        /* how many */
+} sharearray_options;
+
+/* The header of an .npy file (NumPy format 1.0, 2.0, 3.0; numpy/lib/format.py). */
+typedef struct sharearray_npy {
+  char order;             /* '<', '>' or '|' */
+  char kind;              /* NumPy's kind: b i u f c */
+  uint16_t itemsize;      /* bytes of an element */
+  uint8_t fortran;        /* 1: the first index varies fastest */
+  uint8_t ndim;           /* 0 to SHAREARRAY_MAXDIMS */
+  uint64_t shape[32];     /* elements along each dimension */
+  uint64_t offset;        /* of the data, from the start of the file, bytes */
+  uint64_t nbytes;        /* of the data */
+  uint32_t descr_offset;  /* where the descr stands in the file, without its quotes, bytes */
+  uint32_t descr_length;
+} sharearray_npy;
+
+/* Mapped memory, counted. The caller of a function that returns one owns one reference. */
+typedef struct sharearray_map {
+  void *base;       /* first byte of the file; read-only but for sharearray_private() */
+  uint64_t length;  /* of the file, bytes */
+  sharearray_npy array;
+} sharearray_map;
+
+/* Who builds, as the lock says. For messages only: nothing is decided by it. */
+typedef struct sharearray_owner {
+  int64_t pid;      /* 0: nobody builds; -1: a builder that leaves no line (Python), or not readable */
+  double since;     /* seconds since the epoch */
+  uint32_t attempt; /* 1, or more where builders of this id were killed before */
+  char program[32];
+} sharearray_owner;
+
+/* Filled by sharearray_attach() when it returns WAIT. */
+typedef struct sharearray_ticket {
+  uint32_t seen;    /* the id's counter before the look */
+  uint32_t recheck; /* milliseconds after which to ask again, come what may */
+  sharearray_owner builder;
+} sharearray_ticket;
+
+typedef struct sharearray_info {
+  int32_t state;
+  uint32_t uid;           /* owner of the entry, or of the lock where there is no entry */
+  uint32_t mode;          /* permission bits of the entry */
+  uint64_t bytes;         /* of the file */
+  double age;             /* seconds since the publication; -1 where there is no entry */
+  sharearray_npy array;   /* state READY only */
+  sharearray_owner builder;
+  char reason[256];       /* state UNTRUSTED, CORRUPT, UNSUPPORTED: why */
+} sharearray_info;
+
+/* The word for a code: "absent", "no_space", "corrupt", "untrusted", "denied", "unsupported",
+ * "recursive", "io", "argument". Static. */
+SHAREARRAY_API const char *sharearray_code(int code);
+
+/* Opens the store in options->shm_path. The path may be a symbolic link; what is in it may not.
+ * Error: EINVAL (prefix, mode), EIO (no such directory), EDENIED. */
+SHAREARRAY_API int sharearray_store_new(const sharearray_options *options, sharearray_store **store, char *message);
+/* Maps and builds that came from the store outlive it. NULL is allowed, here and in every _delete. */
+SHAREARRAY_API void sharearray_store_delete(sharearray_store *store);
+
+/* 1 if `id` matches ^[A-Za-z0-9=+._-]+$ and "<prefix><id>.npy.lock" fits a file name, else 0. */
+SHAREARRAY_API int sharearray_valid_id(const char *prefix, const char *id, size_t length);
+
+/* One step towards the array: READY sets *map, BUILD sets *build, WAIT fills *ticket.
+ * `flags`: 0, or GET, REFRESH, YIELDS, FINAL. Never blocks, and never runs anything of the caller's.
+ * Removes what dead builders left. Errors: EABSENT (GET only), ECORRUPT, EUNTRUSTED, EDENIED,
+ * EUNSUPPORTED, ERECURSIVE, EIO, EINVAL (id). */
+SHAREARRAY_API int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags,
+                                     sharearray_ticket *ticket, sharearray_map **map,
+                                     sharearray_build **build, char *message);
+
+/* Sleeps until the id changes, ticket->recheck is over, `seconds` are over, or a signal came. */
+SHAREARRAY_API void sharearray_wait(sharearray_store *store, const char *id,
+                                    const sharearray_ticket *ticket, double seconds);
+
+/* What stands under the id. EABSENT where there is neither entry nor builder. */
+SHAREARRAY_API int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
+
+/* Removes the entry, and a dead builder's lock: 1 if there was something, 0 if not. Views of it stay
+ * valid. A build that is under way goes on and publishes. Errors: EUNTRUSTED, EDENIED, EIO, EINVAL. */
+SHAREARRAY_API int sharearray_remove(sharearray_store *store, const char *id, char *message);
+
+/* All ids in the store, sorted: *ids is *count strings, each with its NUL, one behind the other. The
+ * caller gives it back to sharearray_ids_delete(). */
+SHAREARRAY_API int sharearray_ids(sharearray_store *store, char **ids, size_t *count, char *message);
+SHAREARRAY_API void sharearray_ids_delete(char *ids);
+
+/* Removes what dead builders left anywhere in the store. Returns how many locks need a second look,
+ * after 100 milliseconds (a Python builder shows its death only by that), 0 when all is done. */
+SHAREARRAY_API int sharearray_sweep(sharearray_store *store, char *message);
+
+/* A memo in front of sharearray_attach() needs no system call: as long as *sharearray_changes() is
+ * what it was, this user changed nothing in the store. The word is valid as long as the store is. It
+ * is a hint: a removal by `rm` touches no counter, so ask sharearray_current() now and then. */
+SHAREARRAY_API const uint32_t *sharearray_changes(const sharearray_store *store);
+/* The same for one id (which it shares with a few others). */
+SHAREARRAY_API uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
+/* 1 if `map` is what stands under `id` now, else 0. One system call. */
+SHAREARRAY_API int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
+/* Milliseconds of CLOCK_MONOTONIC_COARSE (a few ms fine, a few ns to read). */
+SHAREARRAY_API double sharearray_clock(void);
+
+/* Gives the build up, unless it was published: the next waiter takes it. Frees it in every case. */
+SHAREARRAY_API void sharearray_build_delete(sharearray_build *build);
+
+/* An unnamed file of `bytes` bytes in the store's directory. */
+SHAREARRAY_API int sharearray_draft_new(sharearray_store *store, uint64_t bytes, sharearray_draft **draft,
+                                        char *message);
+/* Reserves the next `step` bytes: 1 while some are left, 0 when the whole draft is reserved.
+ * ENOSPACE with the figures. To be finished before sharearray_draft_map(). */
+SHAREARRAY_API int sharearray_draft_reserve(sharearray_draft *draft, uint64_t step, char *message);
+/* The draft's memory, writable until it is published, from then on read-only. It belongs to a map,
+ * returned with a reference for the caller: memory that is never published goes with its last one. */
+SHAREARRAY_API int sharearray_draft_map(sharearray_draft *draft, sharearray_map **map, char *message);
+/* Appends `size` bytes with write(2), instead of reserving and mapping: twice as fast for memory that
+ * exists already. ENOSPACE with the figures. */
+SHAREARRAY_API int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t size, char *message);
+SHAREARRAY_API void sharearray_draft_delete(sharearray_draft *draft);
+
+/* Gives the draft its name: READY sets *map (a mapped draft's own map, read-only from now on), and the
+ * build is over. WAIT: somebody took the lock away by its name (Python's free does) and builds again;
+ * call again after a while, or delete both. If their entry came first, READY gives that one.
+ * Errors: ECORRUPT (the draft is no NumPy file), EUNTRUSTED, EDENIED, ENOSPACE, EIO,
+ * EUNSUPPORTED (in a forked child). */
+SHAREARRAY_API int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharearray_map **map,
+                                      char *message);
+
+/* Zeroed private memory of `bytes` bytes, writable, aligned to 64, that no other process sees. */
+SHAREARRAY_API int sharearray_private(uint64_t bytes, sharearray_map **map, char *message);
+SHAREARRAY_API void sharearray_ref(sharearray_map *map);
+/* At the last reference the memory is unmapped. NULL is allowed. */
+SHAREARRAY_API void sharearray_unref(sharearray_map *map);
+
+/* Reads the header in the first `size` bytes of a file of `file_size` bytes.
+ * ECORRUPT, EUNSUPPORTED with the reason. A file that is merely too short gives ECORRUPT as well and
+ * sets *is_short (may be NULL): somebody may be writing it. */
+SHAREARRAY_API int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy,
+                                       int *is_short, char *message);
+/* Writes a header (format 1.0, C order) for `descr` as NumPy spells it ("<f4"): its length, a multiple
+ * of 64, or EINVAL if `size` bytes do not hold it. */
+SHAREARRAY_API int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes,
+                                        size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

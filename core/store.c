@@ -1,0 +1,204 @@
+/* A store: one directory, one prefix; and the step that leads to an array in it. */
+#include "internal.h"
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The uid that stands for everybody without a mapping, if this is a user namespace; else -1. Only the
+ * initial namespace maps the whole range onto itself (user_namespaces(7)). */
+static int64_t find_overflow_uid(void) {
+  unsigned inside, outside, count, overflow = 65534;
+  FILE *file = fopen("/proc/self/uid_map", "re");
+  if (!file) return -1;
+  int n = fscanf(file, "%u %u %u", &inside, &outside, &count);
+  fclose(file);
+  if (n == 3 && inside == 0 && outside == 0 && count == 4294967295u) return -1;
+  file = fopen("/proc/sys/kernel/overflowuid", "re");
+  if (file) {
+    if (fscanf(file, "%u", &overflow) != 1) overflow = 65534;
+    fclose(file);
+  }
+  return overflow;
+}
+
+static bool valid_prefix(const char *prefix) {
+  return *prefix == '\0' || sharearray_valid_id("", prefix, strlen(prefix));
+}
+
+static int check_options(const sharearray_options *options, char *message) {
+  struct stat st;
+  if (!options->shm_path || !options->prefix || !valid_prefix(options->prefix))
+    return sa_fail(message, SHAREARRAY_EINVAL, "invalid prefix: it may have the characters A-Z a-z 0-9 = + . _ -");
+  if (options->mode != -1 && ((options->mode & ~0755) || !(options->mode & 0400)))
+    return sa_fail(message, SHAREARRAY_EINVAL, "invalid mode %04o: the owner must read, nobody else write",
+                   (unsigned)options->mode);
+  if (stat(options->shm_path, &st) != 0) return sa_fail_errno(message, "cannot use shm_path %s", options->shm_path);
+  if (!S_ISDIR(st.st_mode))
+    return sa_fail(message, SHAREARRAY_EIO, "cannot use shm_path %s: it is no directory", options->shm_path);
+  return 0;
+}
+
+static int fill(sharearray_store *store, const sharearray_options *options, char *message) {
+  struct statfs fs;
+  atomic_init(&store->references, 1);
+  store->mode = options->mode;
+  store->owner = options->owner;
+  store->uid = options->owner >= 0 ? (uint32_t)options->owner : geteuid();
+  store->overflow_uid = find_overflow_uid();
+  store->shm_path = strdup(options->shm_path);
+  store->prefix = strdup(options->prefix);
+  store->trust = calloc(options->trusted + 1, sizeof *store->trust);
+  if (!store->shm_path || !store->prefix || !store->trust) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  if (options->trusted) memcpy(store->trust, options->trust, options->trusted * sizeof *store->trust);
+  store->trusted = options->trusted;
+  if (sys.statfs(store->shm_path, &fs) != 0) return sa_fail_errno(message, "cannot use shm_path %s", store->shm_path);
+  store->disk = fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC;
+  return sa_changes_new(store, message);
+}
+
+int sharearray_store_new(const sharearray_options *options, sharearray_store **out, char *message) {
+  int code = check_options(options, message);
+  if (code == 0) code = sa_process_init(message);
+  if (code) return code;
+  sharearray_store *store = calloc(1, sizeof *store);
+  if (!store) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  code = fill(store, options, message);
+  if (code) {
+    sharearray_store_delete(store);
+    return code;
+  }
+  *out = store;
+  return 0;
+}
+
+void sa_store_ref(sharearray_store *store) { atomic_fetch_add(&store->references, 1); }
+
+void sharearray_store_delete(sharearray_store *store) {
+  if (!store || atomic_fetch_sub(&store->references, 1) > 1) return;
+  sa_changes_delete(store);
+  free(store->shm_path);
+  free(store->prefix);
+  free(store->trust);
+  free(store);
+}
+
+/* What stands under the entry's name, with the lock's name looked at too: else Python, which looks at
+ * the lock first, would wait for ever beside finished data.
+ * READY sets *map, EABSENT is the answer where a builder would have to be awaited. */
+static int attach_finished(sharearray_store *store, const struct sa_paths *paths, uint32_t flags,
+                           sharearray_ticket *ticket, sharearray_map **out, char *message) {
+  struct stat st;
+  sharearray_npy npy;
+  struct sa_map *map = NULL;
+  int fd, entry = sa_entry_look(store, paths->entry, &st, &npy, &map, message);
+  if (entry < 0) return entry;
+  if (entry != SA_ENTRY_READY && !(flags & SHAREARRAY_GET)) return SHAREARRAY_EABSENT;
+
+  int lock = sa_lock_look(store, paths->lock, &fd, &ticket->builder, message);
+  if (lock == SA_LOCK_HELD) sa_lock_bury(paths, fd);
+  if (lock == SA_LOCK_SUSPECT && !(flags & SHAREARRAY_FINAL)) {
+    if (map) sharearray_unref(&map->public);
+    ticket->recheck = SA_LEASE_APART;
+    return SHAREARRAY_WAIT;
+  }
+  if (map) { /* an untrusted lock beside a sound entry is no concern of a reader's */
+    *out = &map->public;
+    return SHAREARRAY_READY;
+  }
+  if (lock < 0) return lock;
+  /* One more look: a builder publishes, then removes its lock. */
+  if (sa_entry_look(store, paths->entry, &st, &npy, &map, message) == SA_ENTRY_READY) {
+    *out = &map->public;
+    return SHAREARRAY_READY;
+  }
+  if (lock == SA_LOCK_LIVE)
+    return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s yet: process %lld (%s) builds it", paths->entry,
+                   (long long)ticket->builder.pid, ticket->builder.program);
+  return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s%s", paths->entry,
+                 entry == SA_ENTRY_SHORT ? " but what a killed builder left: cache or refresh replaces it" : "");
+}
+
+static int build_new(sharearray_store *store, const char *id, const struct sa_paths *paths, int lock, uint32_t flags,
+                     sharearray_build **out, char *message) {
+  sharearray_build *build = calloc(1, sizeof *build);
+  if (!build) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  build->store = store;
+  build->thread = pthread_self();
+  build->lock = lock;
+  build->refresh = build->replace = flags & SHAREARRAY_REFRESH;
+  build->paths = *paths;
+  snprintf(build->id, sizeof build->id, "%s", id);
+  sa_store_ref(store);
+  sa_process_add_build(build);
+  *out = build;
+  return SHAREARRAY_BUILD;
+}
+
+/* Whether a refresh may replace what made sa_entry_look() fail. */
+static bool replaceable(int code, const struct stat *st) {
+  return code == SHAREARRAY_ECORRUPT || code == SHAREARRAY_EUNSUPPORTED ||
+         (code == SHAREARRAY_EUNTRUSTED && st->st_uid == geteuid() && !S_ISDIR(st->st_mode));
+}
+
+/* With the lock in hand, look once more: BUILD, or READY if somebody was quicker. */
+static int attach_locked(sharearray_store *store, const char *id, const struct sa_paths *paths, int lock,
+                         uint32_t flags, sharearray_map **out, sharearray_build **build, char *message) {
+  struct stat st;
+  sharearray_npy npy;
+  struct sa_map *map = NULL;
+  bool refresh = flags & SHAREARRAY_REFRESH;
+  int code = sa_entry_look(store, paths->entry, &st, &npy, refresh ? NULL : &map, message);
+  if (code == SA_ENTRY_READY && !refresh) {
+    *out = &map->public;
+    code = SHAREARRAY_READY;
+  } else if (code >= 0 || (refresh && replaceable(code, &st))) {
+    bool partial = code == SA_ENTRY_SHORT;
+    code = build_new(store, id, paths, lock, flags, build, message);
+    if (code == SHAREARRAY_BUILD) {
+      if (partial) (*build)->replace = true;
+      return code;
+    }
+  }
+  sa_lock_release(paths->lock, lock);
+  return code;
+}
+
+int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+                      sharearray_map **map, sharearray_build **build, char *message) {
+  struct sa_paths paths;
+  int lock, code = sa_names(store, id, &paths, message);
+  if (code) return code;
+  /* Read before the look: whatever is published from now on ends the wait. */
+  *ticket = (sharearray_ticket){.seen = sharearray_changes_of(store, id), .recheck = SA_RECHECK};
+  if (!(flags & SHAREARRAY_REFRESH)) {
+    code = attach_finished(store, &paths, flags, ticket, map, message);
+    if (code != SHAREARRAY_EABSENT || (flags & SHAREARRAY_GET)) return code;
+  }
+  if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(paths.entry))
+    return sa_fail(message, SHAREARRAY_ERECURSIVE,
+                   "%s is being built by this very thread: the function that builds an id must not ask for it",
+                   paths.entry);
+  code = sa_lock_take(store, &paths, &lock, &ticket->builder, message);
+  if (code == SA_LOCK_HELD)
+    return attach_locked(store, id, &paths, lock, flags, map, build, message);
+  if (code < 0) return code;
+  sa_changes_look(store);
+  if (code == SA_LOCK_SUSPECT) ticket->recheck = SA_LEASE_APART;
+  else if (ticket->builder.pid < 0) ticket->recheck = SA_POLL; /* it touches no counter of ours */
+  return SHAREARRAY_WAIT;
+}
+
+int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *public) {
+  const struct sa_map *map = (const struct sa_map *)public;
+  struct sa_paths paths;
+  struct stat st;
+  sa_changes_look(store);
+  return sa_names(store, id, &paths, NULL) == 0 && sys.lstat(paths.entry, &st) == 0 && map->ino == st.st_ino &&
+         map->dev == st.st_dev;
+}

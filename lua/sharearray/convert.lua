@@ -1,0 +1,215 @@
+--- What one element looks like to Lua: how it is read from memory, and which Lua values it takes.
+-- One reader and one writer per dtype. A reader is Lua source, spliced into the accessors that
+-- `sharearray.element` generates; a writer is a function `value -> element`, or `nil, message`.
+--
+-- Why reading a float takes a look at its bits first: LuaJIT keeps type tags in the NaN space of a
+-- double, and a load through an FFI pointer does not canonicalize. `ffi.cast("float *", bits)[0]`
+-- with the bits 0xffffffff is not NaN but nil, other bits are a table at an address of the file's
+-- choice. Only after the bits are known to be harmless may the value be loaded at all.
+-- @module sharearray.convert
+
+local bit = require "bit"
+local ffi = require "ffi"
+
+local type, tonumber, floor = type, tonumber, math.floor
+local band, lshift, rshift = bit.band, bit.lshift, bit.rshift
+
+local int64, uint64 = ffi.typeof("int64_t"), ffi.typeof("uint64_t")
+local complex64, complex128 = ffi.typeof("complex float"), ffi.typeof("complex double")
+
+local convert = {}
+
+--- NaN whose bits are LuaJIT's own.
+convert.nan = 0 / 0
+
+-- The sign bit flipped, so that one signed comparison does the work of an unsigned one. Above the
+-- limits lie the NaNs with the sign bit and a payload. For a double the high word decides.
+local FLOAT_TAGGED = "bxor(self.bits[%s], -0x80000000) > 0x7fc00000"
+local DOUBLE_TAGGED = "bxor(self.bits[%s], -0x80000000) > 0x7ff80000"
+
+-- A reader: `guard`, statements run before the load, which may return; `value`, the expression of
+-- the element at offset `k`; `number`, the same as a Lua number, nil where it is none. They may use
+-- the names that element.lua passes in.
+local function plain(value, number)
+  return { guard = "", value = value, number = number }
+end
+
+local function float(tagged)
+  local value = "self.elements[k]"
+  return { guard = "if " .. tagged .. " then return nan end", value = value, number = value, bits = true }
+end
+
+local function complex(re, im, words_per)
+  return {
+    guard = ("if %s or %s then return quiet(self, k, %d) end"):format(re, im, words_per),
+    value = "self.elements[k]",
+    bits = true,
+  }
+end
+
+local function describe(value)
+  if type(value) == "cdata" then return tostring(ffi.typeof(value)) end
+  return type(value)
+end
+
+local function is_int64(value) return ffi.istype(int64, value) or ffi.istype(uint64, value) end
+local function is_complex(value) return ffi.istype(complex128, value) or ffi.istype(complex64, value) end
+
+local function to_bool(value)
+  if type(value) == "boolean" then return value end
+  return nil, "a boolean expected, got " .. describe(value)
+end
+
+local function to_real(value)
+  if type(value) == "number" then return value end
+  if is_int64(value) then return tonumber(value) end
+  return nil, "a number expected, got " .. describe(value)
+end
+
+local function to_complex(value)
+  if is_complex(value) then return value end
+  return to_real(value)
+end
+
+local function no_integer(value, name)
+  if type(value) ~= "number" and not is_int64(value) then
+    return nil, "a number expected, got " .. describe(value)
+  end
+  if type(value) == "number" and floor(value) ~= value then
+    return nil, ("%.14g is not an integer, as %s needs"):format(value, name)
+  end
+  local digits = type(value) == "number" and ("%.14g"):format(value) or tostring(value):gsub("U?LL$", "")
+  return nil, ("%s is out of range for %s"):format(digits, name)
+end
+
+local function integer(name, min, max)
+  return function(value)
+    if type(value) == "number" then
+      if value >= min and value <= max and floor(value) == value then return value end
+    elseif ffi.istype(int64, value) then
+      if value >= min and value <= max then return tonumber(value) end
+    elseif ffi.istype(uint64, value) then
+      if value <= max then return tonumber(value) end
+    end
+    return no_integer(value, name)
+  end
+end
+
+local function to_int64(value)
+  if type(value) == "number" then
+    if value >= -0x1p63 and value < 0x1p63 and floor(value) == value then return int64(value) end
+  elseif ffi.istype(int64, value) then
+    return value
+  elseif ffi.istype(uint64, value) then
+    if value <= 0x7fffffffffffffffULL then return int64(value) end
+  end
+  return no_integer(value, "int64")
+end
+
+local function to_uint64(value)
+  if type(value) == "number" then
+    if value >= 0 and value < 0x1p64 and floor(value) == value then return uint64(value) end
+  elseif ffi.istype(uint64, value) then
+    return value
+  elseif ffi.istype(int64, value) then
+    if value >= 0 then return uint64(value) end
+  end
+  return no_integer(value, "uint64")
+end
+
+-- Half precision: 1 sign bit, 5 of exponent, 10 of mantissa (IEEE 754 binary16).
+
+local function half_to_number(bits)
+  local exponent, mantissa = band(rshift(bits, 10), 31), band(bits, 1023)
+  local value
+  if exponent == 31 then value = mantissa == 0 and math.huge or convert.nan
+  elseif exponent == 0 then value = mantissa * 0x1p-24
+  else value = (mantissa + 1024) * 2 ^ (exponent - 25)
+  end
+  return bits >= 0x8000 and value == value and -value or value
+end
+
+local scratch = ffi.new("double[1]")
+local words = ffi.cast("int32_t *", scratch)
+
+-- Straight from the double: a stop at float32 would round twice.
+local function number_to_half(value)
+  if value ~= value then return 0x7e00 end
+  local sign = (value < 0 or 1 / value < 0) and 0x8000 or 0
+  local magnitude = value < 0 and -value or value
+  if magnitude >= 65520 then return sign + 0x7c00 end
+  scratch[0] = magnitude
+  local exponent = rshift(words[1], 20) - 1023
+  if exponent < -14 then exponent = -14 end
+  -- In units of the last place, at most 2048; 2^52 leaves no room for fractions, so that adding it
+  -- rounds, and to even. A carry moves into the exponent as it should.
+  local units = magnitude * 2 ^ (10 - exponent) + 0x1p52 - 0x1p52
+  return sign + lshift(exponent + 14, 10) + units
+end
+
+local function to_half(value)
+  local number, message = to_real(value)
+  if message then return nil, message end
+  return number_to_half(number)
+end
+
+local halves
+
+--- The numbers of all 65536 half precision patterns, made when first asked for (256 KiB).
+function convert.halves()
+  if not halves then
+    halves = ffi.new("float[65536]")
+    for bits = 0, 65535 do halves[bits] = half_to_number(bits) end
+  end
+  return halves
+end
+
+--- A complex element of which a component is a tagged NaN: a copy with LuaJIT's NaN in its place.
+-- @param words_per 32-bit words of a component: 1 for complex64, 2 for complex128
+function convert.quiet(view, k, words_per)
+  local z, high = view.elements[k], 2 * k * words_per + words_per - 1
+  local limit = words_per == 1 and 0x7fc00000 or 0x7ff80000
+  local re = bit.bxor(view.bits[high], -0x80000000) > limit and convert.nan or z.re
+  local im = bit.bxor(view.bits[high + words_per], -0x80000000) > limit and convert.nan or z.im
+  return (words_per == 1 and complex64 or complex128)(re, im)
+end
+
+local element = "self.elements[k]"
+
+convert.readers = {
+  bool = plain(element, "(self.elements[k] and 1 or 0)"),
+  int64 = plain(element, "tonumber(self.elements[k])"),
+  uint64 = plain(element, "tonumber(self.elements[k])"),
+  float16 = plain("halves[self.elements[k]]", "halves[self.elements[k]]"),
+  float32 = float(FLOAT_TAGGED:format("k")),
+  float64 = float(DOUBLE_TAGGED:format("2 * k + 1")),
+  complex64 = complex(FLOAT_TAGGED:format("2 * k"), FLOAT_TAGGED:format("2 * k + 1"), 1),
+  complex128 = complex(DOUBLE_TAGGED:format("4 * k + 1"), DOUBLE_TAGGED:format("4 * k + 3"), 2),
+}
+
+convert.writers = {
+  bool = to_bool,
+  int64 = to_int64,
+  uint64 = to_uint64,
+  float16 = to_half,
+  float32 = to_real,
+  float64 = to_real,
+  complex64 = to_complex,
+  complex128 = to_complex,
+}
+
+for bits = 8, 32, 8 do
+  if bits ~= 24 then
+    local int, uint = "int" .. bits, "uint" .. bits
+    convert.readers[int], convert.readers[uint] = plain(element, element), plain(element, element)
+    convert.writers[int] = integer(int, -2 ^ (bits - 1), 2 ^ (bits - 1) - 1)
+    convert.writers[uint] = integer(uint, 0, 2 ^ bits - 1)
+  end
+end
+
+--- Whether `value` is a complex cdata of either precision.
+convert.is_complex = is_complex
+--- What `value` is, for messages: its Lua type, or its C type.
+convert.describe = describe
+
+return convert

@@ -1,0 +1,67 @@
+--- The elements of a strided view, copied in C order into plain memory.
+-- Elements are moved as integers of their size: going through a Lua number would lose NaN payloads.
+-- @module sharearray.copy
+
+local ffi = require "ffi"
+
+local copy = {}
+
+local MOST = 2 ^ 30 -- ffi.copy and ffi.fill take the length as a 32-bit int
+
+--- Copies `size` bytes, any number of them.
+function copy.bytes(destination, source, size)
+  local to, from = ffi.cast("char *", destination), ffi.cast("const char *", source)
+  for at = 0, size - 1, MOST do ffi.copy(to + at, from + at, math.min(MOST, size - at)) end
+end
+
+-- For the inner loop: `count` elements, `stride` elements apart.
+local function mover(ctype)
+  local to_p, from_p = ffi.typeof(ctype .. " *"), ffi.typeof("const " .. ctype .. " *")
+  return function(destination, source, count, stride)
+    local to, from = ffi.cast(to_p, destination), ffi.cast(from_p, source)
+    for k = 0, count - 1 do to[k] = from[k * stride] end
+  end
+end
+
+local movers = { [1] = mover "int8_t", [2] = mover "int16_t", [4] = mover "int32_t", [8] = mover "int64_t" }
+
+local function move(destination, source, count, stride, itemsize)
+  if stride == 1 then return copy.bytes(destination, source, count * itemsize) end
+  local mover_of_size = movers[itemsize]
+  if mover_of_size then return mover_of_size(destination, source, count, stride) end
+  local apart = stride * itemsize
+  for k = 0, count - 1 do ffi.copy(destination + k * itemsize, source + k * apart, itemsize) end
+end
+
+--- Copies the elements number `first` to `first + count - 1`, counted in C order.
+-- @param elements pointer to element 0
+-- @tparam table shape
+-- @tparam table strides in elements
+-- @param itemsize bytes
+function copy.gather(elements, itemsize, shape, strides, first, count, destination)
+  local from, to = ffi.cast("const char *", elements), ffi.cast("char *", destination)
+  local last = #shape
+  if last == 0 then return ffi.copy(to, from, itemsize) end
+  -- `index` are the digits of `first`, `at` the offset of the element it names.
+  local index, at = {}, 0
+  for axis = last, 1, -1 do
+    index[axis] = first % shape[axis]
+    first = (first - index[axis]) / shape[axis]
+    at = at + index[axis] * strides[axis]
+  end
+  while count > 0 do
+    local run = math.min(shape[last] - index[last], count)
+    move(to, from + at * itemsize, run, strides[last], itemsize)
+    to, count = to + run * itemsize, count - run
+    index[last], at = index[last] + run, at + run * strides[last]
+    -- Carry, like an odometer; the first digit may run over when all is done.
+    local axis = last
+    while axis > 1 and index[axis] == shape[axis] do
+      at = at - index[axis] * strides[axis] + strides[axis - 1]
+      index[axis], index[axis - 1] = 0, index[axis - 1] + 1
+      axis = axis - 1
+    end
+  end
+end
+
+return copy

@@ -1,0 +1,111 @@
+--- `tostring` of a view, as NumPy prints arrays:
+--
+--     array([[0, 1, 2],
+--            [3, 4, 5]], dtype=float32, shape=(2, 3))
+--
+-- More than 1000 elements are summarised: three at either end of each axis.
+-- @module sharearray.format
+
+local convert = require "sharearray.convert"
+local ffi = require "ffi"
+
+local format = {}
+
+local THRESHOLD, EDGE, LINE = 1000, 3, 75
+local ELLIPSIS = "..."
+
+-- A float16 has 3.3 decimal digits, a float32 7.2; of a float64 NumPy shows eight, too.
+local digits = { float16 = 4, float32 = 8, complex64 = 8 }
+local float_p = ffi.new("float[1]")
+
+-- The shortest of at most `most` digits that is the number again; float32's 0.1 is 0.1.
+local function real(x, most, is_float32)
+  if x ~= x then return "nan" end
+  if x == math.huge or x == -math.huge then return x > 0 and "inf" or "-inf" end
+  if x % 1 == 0 and math.abs(x) < 1e16 then return ("%.0f"):format(x) end
+  local text
+  for precision = 1, most do
+    text = ("%." .. precision .. "g"):format(x)
+    local back = tonumber(text)
+    if is_float32 then
+      float_p[0] = back
+      back = float_p[0]
+    end
+    if back == x then break end
+  end
+  return text
+end
+
+local function element(x, dtype)
+  local most, single = digits[dtype.name] or 8, dtype.name == "float32" or dtype.name == "complex64"
+  if type(x) == "number" then return real(x, most, single) end
+  if convert.is_complex(x) then
+    local im = real(x.im, most, single)
+    return real(x.re, most, single) .. (im:sub(1, 1) == "-" and "" or "+") .. im .. "i"
+  end
+  return (tostring(x):gsub("U?LL$", ""))
+end
+
+-- Nested lists of texts, and the width of the widest.
+local function collect(x, ndim, dtype, summarise, width)
+  if ndim == 0 then
+    local text = element(x, dtype)
+    return text, math.max(width, #text)
+  end
+  local n, items = #x, {}
+  local i = 0
+  while i < n do
+    if summarise and i == EDGE and n > 2 * EDGE then
+      items[#items + 1] = ELLIPSIS
+      i = n - EDGE
+    end
+    items[#items + 1], width = collect(x[i], ndim - 1, dtype, summarise, width)
+    i = i + 1
+  end
+  return items, width
+end
+
+-- One axis of elements, broken into lines.
+local function row(items, indent, width)
+  local lines, line = {}, ""
+  for k, text in ipairs(items) do
+    local padded = (text == ELLIPSIS and "" or (" "):rep(width - #text)) .. text
+    if line ~= "" and #indent + #line + 2 + #padded + 1 > LINE then
+      lines[#lines + 1], line = line, padded
+    else
+      line = k == 1 and padded or line .. " " .. padded
+    end
+    if k < #items then line = line .. "," end
+  end
+  lines[#lines + 1] = line
+  return table.concat(lines, "\n" .. indent)
+end
+
+local function join(items, ndim, indent, width)
+  if ndim == 0 then return items end
+  if ndim == 1 then return "[" .. row(items, indent .. " ", width) .. "]" end
+  local parts = {}
+  for k, item in ipairs(items) do
+    parts[k] = item == ELLIPSIS and item or join(item, ndim - 1, indent .. " ", width)
+  end
+  return "[" .. table.concat(parts, "," .. ("\n"):rep(ndim - 1) .. indent .. " ") .. "]"
+end
+
+--- The text of a view. A closed one has a text too.
+function format.tostring(view)
+  if view.map == nil then return "array(closed)" end
+  local shape, dtype, ndim = view.shape, view.dtype, view.ndim
+  local tuple = "(" .. table.concat(shape, ", ") .. (ndim == 1 and ",)" or ")")
+  local body
+  if view.size == 0 then
+    body = "[]"
+  elseif ndim == 0 then
+    body = element(view(), dtype)
+  else
+    local items, width = collect(view, ndim, dtype, view.size > THRESHOLD, 0)
+    body = join(items, ndim, "      ", width)
+  end
+  return ("array(%s, dtype=%s, shape=%s)"):format(body, tostring(dtype), tuple)
+end
+
+return format

@@ -1,0 +1,133 @@
+--- A place: one directory, one prefix, and what this Lua state has already attached there.
+--
+-- The memo makes a second hit cost no system call. It is trusted for as long as the user's change
+-- counter stands still, and for 10 ms at most: a removal that touches no counter (`rm`, the Python
+-- package) is noticed by asking the file system that often.
+-- @module sharearray.place
+
+local ffi = require "ffi"
+local dtype = require "sharearray.dtype"
+local view = require "sharearray.view"
+local C = require("sharearray.cdefs").C
+
+local M = {}
+
+local RECHECK = 10 -- milliseconds
+
+local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local store_out = ffi.new("sharearray_store *[1]")
+
+local function delete_store(handle) C.sharearray_store_delete(handle) end
+
+local Place = {}
+Place.__index = Place
+
+-- Shared by every store of the Lua state that means the same place, so that they share the memo.
+local places = setmetatable({}, { __mode = "v" })
+
+local function key_of(settings)
+  return table.concat({
+    settings.shm_path, settings.prefix, settings.mode or "-", settings.owner or "-",
+    table.concat(settings.trust or {}, ","),
+  }, "\0")
+end
+
+--- The place that the settings name, opened at first use.
+-- @treturn[1] table
+-- @return[2] nil, message, code; a wrong argument raises at `level`
+function M.open(settings, level)
+  local key = key_of(settings)
+  local place = places[key]
+  if place then return place end
+  local trust = settings.trust or {}
+  local uids = ffi.new("uint32_t[?]", #trust + 1)
+  for i, uid in ipairs(trust) do uids[i - 1] = uid end
+  local options = ffi.new("sharearray_options", settings.shm_path, settings.prefix, settings.mode or -1,
+    settings.owner or -1, uids, #trust)
+  local code = C.sharearray_store_new(options, store_out, message)
+  if code == C.SHAREARRAY_EINVAL then error(ffi.string(message), level + 1) end
+  if code < 0 then return nil, "sharearray: " .. ffi.string(message), ffi.string(C.sharearray_code(code)) end
+  local handle = ffi.gc(store_out[0], delete_store)
+  place = setmetatable({
+    handle = handle,
+    path = settings.shm_path .. "/" .. settings.prefix,
+    prefix = settings.prefix,
+    memo = {},
+    changes = C.sharearray_changes(handle),
+    seen = C.sharearray_changes(handle)[0],
+  }, Place)
+  places[key] = place
+  return place
+end
+
+--- A read-only view of all that `map` holds. Takes over the caller's reference to it.
+function M.view_of(map)
+  local array = map.array
+  local type_ = dtype.from_npy(string.char(array.kind), array.itemsize)
+  local shape, strides, step = {}, nil, 1
+  for i = 1, array.ndim do shape[i] = tonumber(array.shape[i - 1]) end
+  if array.fortran == 1 then
+    strides = {}
+    for i = 1, array.ndim do
+      strides[i] = step
+      step = step * shape[i]
+    end
+  end
+  local pointer = ffi.cast("const char *", map.base) + array.offset
+  local result = view.new(type_, shape, strides, pointer, map, false)
+  C.sharearray_unref(map)
+  return result
+end
+
+--- Puts an array into the memo.
+-- @param map its mapping, with a reference that the view takes over
+-- @tparam number counter the id's counter, read before the array was looked for
+function Place:remember(id, map, counter)
+  local result = M.view_of(map)
+  self.memo[id] = { view = result, map = map, counter = counter, until_ = C.sharearray_clock() + RECHECK }
+  return result
+end
+
+function Place:forget(id)
+  self.memo[id] = nil
+end
+
+-- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that
+-- old versions do not pin memory.
+local function drop_outdated(self, total)
+  for id, entry in pairs(self.memo) do
+    local counter = C.sharearray_changes_of(self.handle, id)
+    if counter ~= entry.counter then
+      if C.sharearray_current(self.handle, id, entry.map) == 1 then
+        entry.counter = counter
+      else
+        self.memo[id] = nil
+      end
+    end
+  end
+  self.seen = total
+end
+
+--- The view in the memo if it still is what stands under the id, else nil.
+function Place:lookup(id)
+  local total = self.changes[0]
+  if total ~= self.seen then drop_outdated(self, total) end
+  local entry = self.memo[id]
+  if not entry then return nil end
+  local now = C.sharearray_clock()
+  if now >= entry.until_ then
+    if C.sharearray_current(self.handle, id, entry.map) ~= 1 then
+      self.memo[id] = nil
+      return nil
+    end
+    entry.until_ = now + RECHECK
+  end
+  return entry.view
+end
+
+--- `nil, message, code` for a negative return of the core's.
+function M.failure(id, code, text)
+  return nil, ("sharearray: '%s': %s"):format(id, ffi.string(text)), ffi.string(C.sharearray_code(code))
+end
+
+return M

@@ -1,0 +1,320 @@
+--- A store, and the calls on it: cache, get, refresh, free, list, stat, decorator, valid_id.
+--
+-- Every call is here once; `sharearray.cache(...)` is the default store's `store:cache(...)`.
+-- Errors: a wrong argument raises at the caller's level; what can happen at run time returns
+-- `nil, message, code`.
+-- @module sharearray.store
+
+local ffi = require "ffi"
+local build = require "sharearray.build"
+local dtype = require "sharearray.dtype"
+local options = require "sharearray.options"
+local place_ = require "sharearray.place"
+local wait = require "sharearray.wait"
+local C = require("sharearray.cdefs").C
+
+local M = {}
+
+local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local map_out = ffi.new("sharearray_map *[1]")
+local build_out = ffi.new("sharearray_build *[1]")
+
+local Store = {}
+Store.__index = Store
+Store.__tostring = function(self)
+  return ("sharearray store %s/%s*"):format(self.settings.shm_path, self.settings.prefix)
+end
+
+-- Stands in until the directory is opened, so that the hit path has nothing to check.
+local UNOPENED = { memo = {} }
+
+local function new(settings)
+  return setmetatable({ settings = settings, place = UNOPENED }, Store)
+end
+
+--- A store with its own defaults.
+-- @tparam[opt] table opts see the README's list of options
+-- @treturn table a store; it opens its directory at the first call
+function M.new(opts)
+  return new(options.overlay(opts or {}, options.defaults(), 2))
+end
+
+local function open(self, level)
+  if self.place ~= UNOPENED then return self.place end
+  local place, text, code = place_.open(self.settings, level + 1)
+  if not place then return nil, text, code end
+  self.place = place
+  return place
+end
+
+local function with(self, opts, level)
+  if opts == nil then return self end
+  return new(options.overlay(opts, self.settings, level + 1))
+end
+
+--- Whether `id` matches `^[A-Za-z0-9=+._-]+$` and, with the prefix, fits a file name.
+function Store:valid_id(id)
+  return type(id) == "string" and C.sharearray_valid_id(self.settings.prefix, id, #id) == 1
+end
+
+local function check_id(self, id, level)
+  if self:valid_id(id) then return end
+  error(("invalid id %s: it must be a string that matches ^[A-Za-z0-9=+._-]+$, of at most %d characters"):format(
+    type(id) == "string" and ("'%s'"):format(id:sub(1, 80)) or tostring(id), 246 - #self.settings.prefix), level + 1)
+end
+
+local function check_source(source, level)
+  if type(source) == "function" or build.is_array(source) then return end
+  local hint = type(source) == "table" and "; make a list into an array with sharearray.array" or ""
+  error(("a source must be a function or %s, not a %s%s"):format(build.EXPECTED, type(source), hint), level + 1)
+end
+
+-- Which coroutine of this Lua state builds what. Weak: a coroutine that is dropped in the middle of a
+-- build must be collected, since its finalizer gives the build up.
+local builders = setmetatable({}, { __mode = "v" })
+
+local function current_coroutine()
+  local coroutine_, is_main = coroutine.running()
+  if is_main then return nil end
+  return coroutine_
+end
+
+local function run_build(self, id, handle, source, deadline, ticket)
+  local place, settings = self.place, self.settings
+  local name = place.path .. id
+  local attempt = ticket.builder.attempt
+  wait.say(settings, id, attempt > 1 and ("building, attempt %d"):format(attempt) or "building")
+  local started = C.sharearray_clock()
+  builders[name] = current_coroutine()
+  local map, reason, code = build.run(place, settings, id, handle, source, deadline)
+  builders[name] = nil
+  if not map then
+    wait.say(settings, id, "not built: " .. tostring(reason))
+    return nil, reason, code
+  end
+  local result = place:remember(id, map, ticket.seen)
+  wait.say(settings, id, ("published, %s (%s), %d bytes in %.1f s"):format(tostring(result.dtype),
+    table.concat(result.shape, ", "), result.nbytes, (C.sharearray_clock() - started) / 1000))
+  return result
+end
+
+local function recursive(id)
+  return nil, ("sharearray: '%s': it is being built by this very coroutine: the function that builds an id must "
+    .. "not ask for it"):format(id), "recursive"
+end
+
+-- The way to the array: look, build, or wait, until one of them ends it.
+local function obtain(self, id, source, flags)
+  local place, settings = self.place, self.settings
+  local ticket = ffi.new("sharearray_ticket")
+  local deadline = wait.deadline(settings)
+  local me = settings.sleep and current_coroutine()
+  local round = 0
+  if me then
+    -- Other coroutines of this thread go on while this one sleeps; it cannot wait for itself.
+    if builders[place.path .. id] == me and flags ~= C.SHAREARRAY_GET then return recursive(id) end
+    flags = flags + C.SHAREARRAY_YIELDS
+  end
+  while true do
+    local seconds = wait.remaining(deadline)
+    local last = seconds == 0
+    local step = C.sharearray_attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
+      map_out, build_out, message)
+    if step == C.SHAREARRAY_READY then return place:remember(id, map_out[0], ticket.seen) end
+    if step == C.SHAREARRAY_BUILD then
+      return run_build(self, id, build_out[0], source, deadline, ticket)
+    end
+    if step ~= C.SHAREARRAY_WAIT then return place_.failure(id, step, message) end
+    if last then return wait.timed_out(settings, id, ticket) end
+    round = round + 1
+    if round == 1 then wait.announce(settings, id, ticket) end
+    wait.once(place, settings, id, ticket, seconds, round)
+  end
+end
+
+--- The view of `id`. If nobody has it, `source` is run, or copied, first: once for the whole machine.
+-- @tparam string id
+-- @param source a function `fn(alloc)`, or array-like data
+-- @tparam[opt] table opts options of this call, over the store's
+-- @return[1] a read-only view, shared with all who ask for the id in this Lua state
+-- @return[2] nil, message, code
+function Store:cache(id, source, opts)
+  if opts == nil then
+    local place = self.place
+    local entry = place.memo[id]
+    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_ then
+      return entry.view
+    end
+  else
+    self = with(self, opts, 2)
+  end
+  check_id(self, id, 2)
+  check_source(source, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  local known = place:lookup(id)
+  if known then return known end
+  return obtain(self, id, source, 0)
+end
+
+--- The view of `id`, or `nil, message, "absent"`. Never builds, and waits for no builder.
+function Store:get(id, opts)
+  if opts == nil then
+    local place = self.place
+    local entry = place.memo[id]
+    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_ then
+      return entry.view
+    end
+  else
+    self = with(self, opts, 2)
+  end
+  check_id(self, id, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  local known = place:lookup(id)
+  if known then return known end
+  return obtain(self, id, nil, C.SHAREARRAY_GET)
+end
+
+--- Builds `id` anew and replaces it in one step. Views that were handed out before stay valid.
+-- If another process is building it, waits for that first.
+function Store:refresh(id, source, opts)
+  self = with(self, opts, 2)
+  check_id(self, id, 2)
+  check_source(source, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  return obtain(self, id, source, C.SHAREARRAY_REFRESH)
+end
+
+--- A function that makes functions: `decorator(id, opts)(fn)` returns one that returns
+-- `cache(id, fn, opts)`. The way to have a hit in a hot loop without a closure at each call.
+function Store:decorator(id, opts)
+  local store = with(self, opts, 2)
+  check_id(store, id, 2)
+  return function(source)
+    check_source(source, 2)
+    return function() return store:cache(id, source) end
+  end
+end
+
+-- A Python builder's lock needs two looks, some time apart, before it counts as dead.
+local function look_again(self)
+  local ticket = ffi.new("sharearray_ticket", { recheck = 100 })
+  if self.settings.sleep then
+    self.settings.sleep(0.1)
+  else
+    ticket.seen = C.sharearray_changes_of(self.place.handle, "")
+    C.sharearray_wait(self.place.handle, "", ticket, 0.1)
+  end
+end
+
+local LOOKS = 50
+
+--- Removes the entry, and what a dead builder left. Views stay valid; a build that is under way goes
+-- on and publishes.
+-- @treturn[1] boolean whether there was something
+-- @return[2] nil, message, code
+function Store:free(id, opts)
+  self = with(self, opts, 2)
+  check_id(self, id, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  place:forget(id)
+  local removed = false
+  for _ = 1, LOOKS do
+    local result = C.sharearray_remove(place.handle, id, message)
+    if result < 0 then return place_.failure(id, result, message) end
+    removed = removed or result % 2 == 1
+    if result < C.SHAREARRAY_WAIT then break end
+    look_again(self)
+  end
+  return removed
+end
+
+local STATES = { [0] = "ready", "building", "partial", "untrusted", "corrupt", "unsupported" }
+
+local function builder_of(owner)
+  if owner.pid == 0 then return nil end
+  return {
+    pid = owner.pid > 0 and tonumber(owner.pid) or nil,
+    program = ffi.string(owner.program),
+    since = owner.since,
+    attempt = owner.attempt,
+  }
+end
+
+local function describe(self, id, info)
+  local state = STATES[info.state]
+  local result = {
+    id = id,
+    path = self.place.path .. id .. ".npy",
+    state = state,
+    owner = info.uid,
+    mode = info.mode,
+    bytes = tonumber(info.bytes),
+    age = info.age >= 0 and info.age or nil,
+    builder = builder_of(info.builder),
+    reason = info.reason[0] ~= 0 and ffi.string(info.reason) or nil,
+  }
+  if state == "ready" then
+    result.kind = "array"
+    result.dtype = tostring(dtype.from_npy(string.char(info.array.kind), info.array.itemsize))
+    result.nbytes = tonumber(info.array.nbytes)
+    result.shape = {}
+    for i = 1, info.array.ndim do result.shape[i] = tonumber(info.array.shape[i - 1]) end
+  end
+  return result
+end
+
+local function stat(self, id)
+  local info = ffi.new("sharearray_info")
+  local code = C.sharearray_stat(self.place.handle, id, info, message)
+  if code < 0 then return place_.failure(id, code, message) end
+  return describe(self, id, info)
+end
+
+--- What stands under the id.
+-- @treturn[1] table `id path state kind dtype shape nbytes bytes age owner mode builder reason`;
+--   state is one of ready, building, partial, untrusted, corrupt, unsupported; age in seconds
+-- @return[2] nil, message, code
+function Store:stat(id, opts)
+  self = with(self, opts, 2)
+  check_id(self, id, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  return stat(self, id)
+end
+
+-- Removes what dead builders left anywhere.
+local function sweep(self)
+  for _ = 1, LOOKS do
+    local pending = C.sharearray_sweep(self.place.handle, message)
+    if pending < 0 then return pending end
+    if pending == 0 then break end
+    look_again(self)
+  end
+  return 0
+end
+
+--- All that is in the store, sorted by id: a list of tables as `stat` gives them. Cleans up behind
+-- dead builders.
+function Store:list(opts)
+  self = with(self, opts, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  local ids_out, count_out = ffi.new("char *[1]"), ffi.new("size_t[1]")
+  local result = sweep(self)
+  if result == 0 then result = C.sharearray_ids(place.handle, ids_out, count_out, message) end
+  if result < 0 then return place_.failure("*", result, message) end
+  local list, at = {}, ids_out[0]
+  for _ = 1, tonumber(count_out[0]) do
+    local id = ffi.string(at)
+    at = at + #id + 1
+    list[#list + 1] = stat(self, id) -- nil: removed in the meantime
+  end
+  C.sharearray_ids_delete(ids_out[0])
+  return list
+end
+
+return M

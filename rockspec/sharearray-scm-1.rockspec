@@ -1,0 +1,57 @@
+rockspec_format = "3.0"
+package = "sharearray"
+version = "scm-1"
+source = { url = "git+file://." } -- `luarocks make` and `luarocks pack` work from the checkout
+description = {
+  summary = "Numeric arrays that the processes of one machine build once and share.",
+  detailed = [[
+    sharearray.cache(id, fn) runs fn once, in one process, keeps the array in shared memory under a
+    machine-global id, and gives every process a typed, read-only, zero-copy view of the same pages.
+    LuaJIT 2.1 on Linux; shares its entries with the Python package of the same name.]],
+  license = "MIT",
+}
+supported_platforms = { "linux" }
+dependencies = {
+  "lua == 5.1", -- as which LuaJIT counts; the binding needs its FFI
+  "lua-cjson >= 2.1.0",
+}
+build = {
+  type = "builtin",
+  -- spec/rockspec_spec.lua compares both lists with what core/ and lua/ hold.
+  modules = {
+    ["sharearray.core"] = {
+      sources = {
+        "core/build.c",
+        "core/changes.c",
+        "core/draft.c",
+        "core/entry.c",
+        "core/error.c",
+        "core/file.c",
+        "core/list.c",
+        "core/lock.c",
+        "core/map.c",
+        "core/name.c",
+        "core/npy.c",
+        "core/process.c",
+        "core/store.c",
+        "core/sys.c",
+      },
+      libraries = { "pthread" },
+    },
+    ["sharearray.array"] = "lua/sharearray/array.lua",
+    ["sharearray.build"] = "lua/sharearray/build.lua",
+    ["sharearray.cdefs"] = "lua/sharearray/cdefs.lua",
+    ["sharearray.convert"] = "lua/sharearray/convert.lua",
+    ["sharearray.copy"] = "lua/sharearray/copy.lua",
+    ["sharearray.dtype"] = "lua/sharearray/dtype.lua",
+    ["sharearray.element"] = "lua/sharearray/element.lua",
+    ["sharearray.format"] = "lua/sharearray/format.lua",
+    ["sharearray"] = "lua/sharearray/init.lua",
+    ["sharearray.options"] = "lua/sharearray/options.lua",
+    ["sharearray.place"] = "lua/sharearray/place.lua",
+    ["sharearray.store"] = "lua/sharearray/store.lua",
+    ["sharearray.view"] = "lua/sharearray/view.lua",
+    ["sharearray.wait"] = "lua/sharearray/wait.lua",
+  },
+}
+test = { type = "busted" }

@@ -1,0 +1,173 @@
+-- `make install`, `make env` and the set-up script, as a user's shell sees them.
+
+local root = assert(io.popen "pwd"):read "*l"
+local luajit = os.getenv "SHAREARRAY_TEST_LUAJIT" or "luajit"
+
+local folder -- of one test
+
+-- Runs a shell script in `folder`, without what this process has set: its output, and whether it succeeded.
+local function sh(script)
+  local file = assert(io.open(folder .. "/script", "w"))
+  file:write("set -eu; cd '", folder, "'; root='", root, "' luajit='", luajit, "'\n",
+    "unset LUA_PATH LUA_CPATH MAKEFLAGS MAKELEVEL MFLAGS\n", script)
+  file:close()
+  local pipe = assert(io.popen("sh '" .. folder .. "/script' 2>&1; echo \" $?\""))
+  local output, status = pipe:read "*a":match "^(.*) (%d+)\n$"
+  pipe:close()
+  return output, status == "0"
+end
+
+local function run(script)
+  local output, ok = sh(script)
+  assert(ok, output)
+  return output
+end
+
+local use = [[
+cat >use.lua <<'END'
+local sharearray = require "sharearray"
+local store = sharearray.new { shm_path = arg[1] }
+local built = assert(store:cache("x", function(alloc)
+  local x = alloc("float32", {2, 3})
+  for i = 0, x.size - 1 do x.data[i] = i end
+  return x
+end))
+print(assert(store:get "x")(1, 2), package.searchpath("sharearray", package.path))
+END
+mkdir shm
+]]
+
+describe("the Makefile", function()
+  before_each(function()
+    folder = assert(io.popen "mktemp -d"):read "*l"
+  end)
+  after_each(function()
+    os.execute("rm -rf '" .. folder .. "'")
+  end)
+
+  it("installs what a program needs", function()
+    run [[make -s -C "$root" install DESTDIR=$PWD/tmp PREFIX=/usr/local]]
+    assert.equal("./include\n./include/sharearray.h\n", run "cd tmp/usr/local; find ./include | sort")
+    assert.equal(run [[cd "$root"/lua; find sharearray -type f | sort]],
+      run "cd tmp/usr/local/share/lua/5.1; find sharearray -type f | sort")
+    local output = run(use .. [[
+      LUA_PATH="$PWD/tmp/usr/local/share/lua/5.1/?.lua;$PWD/tmp/usr/local/share/lua/5.1/?/init.lua;;" \
+      LUA_CPATH="$PWD/tmp/usr/local/lib/lua/5.1/?.so;;" "$luajit" use.lua $PWD/shm
+    ]])
+    assert.equal("5\t" .. folder .. "/tmp/usr/local/share/lua/5.1/sharearray/init.lua\n", output)
+  end)
+
+  it("installs a header that C and C++ compilers take by itself", function()
+    run [[make -s -C "$root" install DESTDIR=$PWD/tmp PREFIX=/usr/local]]
+    run [[
+      printf '#include <sharearray.h>\nint main(void) { return sharearray_code(-1) == 0; }\n' >program.c
+      cc -std=c11 -Wall -Wextra -Wpedantic -Werror -Itmp/usr/local/include program.c \
+        tmp/usr/local/lib/lua/5.1/sharearray/core.so -o program
+      LD_LIBRARY_PATH=. ./program
+      ! command -v c++ >/dev/null || c++ -Wall -Wextra -Werror -Itmp/usr/local/include -fsyntax-only -x c++ program.c
+    ]]
+  end)
+
+  it("env points a shell at the checkout", function()
+    local output = run(use .. [[
+      eval "$(make -s -C "$root" env)"
+      "$luajit" use.lua $PWD/shm
+    ]])
+    assert.equal("5\t" .. root .. "/lua/sharearray/init.lua\n", output)
+  end)
+
+  it("env keeps the paths that are set", function()
+    for _, path in ipairs { "/mine/?.lua", "/mine/?.lua;;" } do
+      local output = run("export LUA_PATH='" .. path .. "' LUA_CPATH='/mine/?.so'" .. [[
+
+        eval "$(make -s -C "$root" env)"
+        echo $LUA_PATH
+        echo $LUA_CPATH
+      ]])
+      assert.equal(root .. "/lua/?.lua;" .. root .. "/lua/?/init.lua;/mine/?.lua;;\n" ..
+        root .. "/build/lib/?.so;/mine/?.so;;\n", output)
+    end
+  end)
+
+  it("help names every target for users", function()
+    local help = run [[make -s -C "$root" help]]
+    for target in ("all test demo lint sanitize install env clean help"):gmatch "%a+" do
+      assert.truthy(help:find("%f[%a]" .. target .. " "), target)
+    end
+  end)
+end)
+
+describe("the set-up script", function()
+  before_each(function()
+    folder = assert(io.popen "mktemp -d"):read "*l"
+  end)
+  after_each(function()
+    os.execute("rm -rf '" .. folder .. "'")
+  end)
+
+  -- A machine of few commands: those named, and fakes that write down how they were called.
+  local machine = [[
+    mkdir bin
+    for command in $commands; do ln -s $(command -v $command) bin/; done
+    for fake in $fakes; do
+      printf '#!%s\necho %s "$@" >>%s/calls\n' $(command -v sh) $fake $PWD >bin/$fake
+      chmod +x bin/$fake
+    done
+    set_up() { PATH=$PWD/bin "$root"/.ci/setup "$@"; }
+  ]]
+
+  it("says nothing where all is there", function()
+    assert.equal("", run [[LUAJIT="$luajit" "$root"/.ci/setup build test]])
+  end)
+
+  it("asks for everything at once, and for OpenResty's LuaJIT, on a bare machine", function()
+    local output, ok = sh([[
+      commands='sh sed id env cat' fakes='apt-get apt-cache dpkg-query sudo'
+    ]] .. machine .. [[
+      LUAJIT=no-luajit set_up build
+    ]])
+    assert.falsy(ok) -- the fakes install nothing
+    local command = "apt-get install --no-remove --yes make gcc libc6-dev luajit2 lua-cjson\n"
+    assert.truthy(output:find(command, 1, true), output)
+    assert.truthy(output:find("Installed, but still not found", 1, true), output)
+  end)
+
+  it("completes the LuaJIT whose library is there", function()
+    local output = sh([[
+      commands='sh sed id env cat' fakes='apt-get apt-cache sudo'
+    ]] .. machine .. [[
+      printf '#!%s\nprintf installed\n' $(command -v sh) >bin/dpkg-query
+      chmod +x bin/dpkg-query
+      LUAJIT=no-luajit set_up test
+    ]])
+    assert.truthy(output:find(" luajit ", 1, true), output)
+    assert.truthy(output:find(" libluajit-5.1-dev ", 1, true), output)
+    assert.falsy(output:find("luajit2", 1, true), output)
+  end)
+
+  it("looks at no package where a LuaJIT is there", function()
+    run([[
+      commands="sh make sed id env cat cc gcc as ld" fakes='apt-get apt-cache dpkg-query'
+    ]] .. machine .. [[
+      LUAJIT=$(command -v "$luajit") set_up build
+      ! test -e calls
+    ]])
+  end)
+
+  it("names in words what is missing where there is no apt-get", function()
+    local output, ok = sh([[
+      commands='sh sed id env cat' fakes=
+    ]] .. machine .. [[
+      LUAJIT=no-luajit set_up build
+    ]])
+    assert.falsy(ok)
+    assert.equal("This needs, and nothing here can install: make, a C compiler, libc's headers, " ..
+      "LuaJIT 2.1, the Lua module cjson.\n", output)
+  end)
+
+  it("refuses an unknown task", function()
+    local output, ok = sh [["$root"/.ci/setup everything]]
+    assert.falsy(ok)
+    assert.truthy(output:find("usage: setup build|demo|test|lint", 1, true), output)
+  end)
+end)
