@@ -7,9 +7,9 @@
 #include <stdlib.h>
 
 enum {
-  FIRST_READ = 1024,         /* holds any header but a structured dtype's */
+  FIRST_READ = 1024, /* holds any header but a structured dtype's */
   WHOLE_HEADER = (64 << 10) + 12,
-  ATTEMPTS = 1000            /* a reader beside an endless row of refreshes is overtaken once or twice */
+  ATTEMPTS = 1000 /* a reader beside an endless row of refreshes is overtaken once or twice */
 };
 
 /* Why an open failed: something other than a file stands there, or permission is refused. */
@@ -57,8 +57,8 @@ static int look_at(sharearray_store *store, const char *path, int fd, struct sta
   return SA_ENTRY_READY;
 }
 
-int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy,
-                  struct sa_map **map, char *message) {
+int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy, struct sa_map **map,
+                  char *message) {
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     int fd = sa_open(path, O_RDONLY);
     if (fd == -ENOENT) return SA_ENTRY_NONE;

@@ -48,9 +48,9 @@ static const char *advice(int error) {
 
 int sa_fail_errno(char *message, const char *format, ...) {
   int error = errno;
-  int code = error == ENOSPC || error == EDQUOT                      ? SHAREARRAY_ENOSPACE
+  int code = error == ENOSPC || error == EDQUOT                    ? SHAREARRAY_ENOSPACE
              : error == EACCES || error == EPERM || error == EROFS ? SHAREARRAY_EDENIED
-                                                                     : SHAREARRAY_EIO;
+                                                                   : SHAREARRAY_EIO;
   if (message) {
     char text[SHAREARRAY_MESSAGE / 2];
     va_list arguments;

@@ -95,8 +95,7 @@ int sa_file_replace(struct sa_file *file, const char *by, const char *path, char
     /* What stands there is a dead builder's: only the holder of the lock comes this way. */
     if (sys.unlink(by) != 0 && errno != ENOENT) return sa_fail_errno(message, "cannot remove %s", by);
     if (link_unnamed(file->fd, by) != 0) return sa_fail_errno(message, "cannot link %s", by);
-  } else
-    by = file->temporary;
+  } else by = file->temporary;
   if (sys.rename(by, path) != 0) {
     int code = sa_fail_errno(message, "cannot replace %s", path);
     if (!file->temporary[0]) sys.unlink(by);

@@ -18,12 +18,12 @@
 #pragma GCC visibility push(hidden)
 
 enum {
-  SA_PATH = 4096,       /* bytes of a path with its NUL */
-  SA_PIECE = 1 << 24,   /* bytes of one call that copies or reserves: lets signals and event loops in */
-  SA_RECHECK = 70,      /* ms: a waiter looks again, so that a killed builder is replaced within 100 */
-  SA_POLL = 20,         /* ms: the same where no counter tells of a change */
-  SA_LEASE_APART = 80,  /* ms between two looks at a Python lock, DESIGN asks for 50 at least */
-  SA_SUSPECTS = 64      /* Python locks under examination at one time */
+  SA_PATH = 4096,      /* bytes of a path with its NUL */
+  SA_PIECE = 1 << 24,  /* bytes of one call that copies or reserves: lets signals and event loops in */
+  SA_RECHECK = 70,     /* ms: a waiter looks again, so that a killed builder is replaced within 100 */
+  SA_POLL = 20,        /* ms: the same where no counter tells of a change */
+  SA_LEASE_APART = 80, /* ms between two looks at a Python lock, DESIGN asks for 50 at least */
+  SA_SUSPECTS = 64     /* Python locks under examination at one time */
 };
 
 /* A file of the store's directory that has no name yet, or (file systems without O_TMPFILE) a
@@ -150,8 +150,8 @@ int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
 /* entry.c: the finished file. */
 enum sa_entry { SA_ENTRY_NONE, SA_ENTRY_SHORT, SA_ENTRY_READY };
 /* What stands under the entry's name; READY sets *map where map is not NULL. `st` is filled unless NONE. */
-int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy,
-                  struct sa_map **map, char *message);
+int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy, struct sa_map **map,
+                  char *message);
 
 /* store.c */
 void sa_store_ref(sharearray_store *store);

@@ -51,8 +51,7 @@ int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *ou
   } else if (lock == SA_LOCK_LIVE || lock == SA_LOCK_SUSPECT) {
     if (info.state == SHAREARRAY_STATE_PARTIAL) info.state = SHAREARRAY_STATE_BUILDING;
     if (entry == SA_ENTRY_NONE) sys.lstat(paths.lock, &st);
-  } else if (entry == SA_ENTRY_NONE)
-    return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s", paths.entry);
+  } else if (entry == SA_ENTRY_NONE) return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s", paths.entry);
   info.uid = st.st_uid;
   info.mode = st.st_mode & 07777;
   info.age = entry == SA_ENTRY_NONE ? -1 : age_of(&st);

@@ -14,10 +14,8 @@ static int map_new(int protection, int flags, int fd, uint64_t length, struct sa
   struct sa_map *map = calloc(1, sizeof *map);
   if (!map) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   if (length > SIZE_MAX || length > INT64_MAX) errno = EOVERFLOW;
-  else if (length == 0) { /* mmap refuses it; a file with a header never gets here */
-    map->public.base = map;
-  } else
-    map->public.base = sys.mmap(NULL, (size_t)length, protection, flags, fd, 0);
+  else if (length == 0) { /* mmap refuses it; a file with a header never gets here */ map->public.base = map;
+  } else map->public.base = sys.mmap(NULL, (size_t)length, protection, flags, fd, 0);
   if (!map->public.base || map->public.base == MAP_FAILED) {
     int code = sa_fail_errno(message, "cannot map %llu bytes", (unsigned long long)length);
     free(map);

@@ -57,6 +57,8 @@ int sa_check_trust(const sharearray_store *store, const struct stat *st, const c
   else if ((st->st_mode & S_IWGRP) && uid != geteuid()) reason = "can be written by its group";
   else if (st->st_nlink > 1) reason = "has a second hard link";
   if (!reason) return 0;
-  return sa_fail(message, SHAREARRAY_EUNTRUSTED, "the %s %s %s (uid %u, mode %04o): left alone; remove or rename it, or "
-                 "use another id, prefix or shm_path", what, path, reason, uid, (unsigned)st->st_mode & 07777);
+  return sa_fail(message, SHAREARRAY_EUNTRUSTED,
+                 "the %s %s %s (uid %u, mode %04o): left alone; remove or rename it, or "
+                 "use another id, prefix or shm_path",
+                 what, path, reason, uid, (unsigned)st->st_mode & 07777);
 }

@@ -137,8 +137,7 @@ static int read_dict(struct text text, const char *file, sharearray_npy *npy, ch
       npy->fortran = take_word(&text, "True");
       if (!npy->fortran && !take_word(&text, "False"))
         code = sa_fail(message, SHAREARRAY_ECORRUPT, "its fortran_order is neither True nor False");
-    } else
-      return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has an unknown key");
+    } else return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has an unknown key");
     if (code) return code;
     if (seen & key_bit) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has a key twice");
     seen |= key_bit;
@@ -195,8 +194,7 @@ int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, shar
   if (code == 0) code = measure(&npy, message);
   if (code) return code;
   npy.offset = start + length;
-  if (npy.nbytes > file_size - npy.offset)
-    return too_short(is_short, message, "it is shorter than its header says");
+  if (npy.nbytes > file_size - npy.offset) return too_short(is_short, message, "it is shorter than its header says");
   *out = npy;
   return 0;
 }
@@ -209,7 +207,9 @@ int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, cha
   used = (size_t)snprintf(text, sizeof text, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr);
   for (int i = 0; i < ndim; i++)
     used += (size_t)snprintf(text + used, sizeof text - used, "%llu%s", (unsigned long long)shape[i],
-                             i + 1 < ndim ? ", " : ndim == 1 ? "," : "");
+                             i + 1 < ndim ? ", "
+                             : ndim == 1  ? ","
+                                          : "");
   used += (size_t)snprintf(text + used, sizeof text - used, "), }");
   size_t total = (10 + used + 1 + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
   if (total > size) return SHAREARRAY_EINVAL;

@@ -40,7 +40,9 @@ static void after_fork_in_child(void) {
 }
 
 static int atfork_error;
-static void register_atfork(void) { atfork_error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child); }
+static void register_atfork(void) {
+  atfork_error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}
 
 int sa_process_init(char *message) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;

@@ -87,8 +87,8 @@ enum {
 /* What stands under an id: states of sharearray_info. */
 enum {
   SHAREARRAY_STATE_READY = 0,
-  SHAREARRAY_STATE_BUILDING = 1,  /* no entry yet, or a short one, and a live builder */
-  SHAREARRAY_STATE_PARTIAL = 2,   /* a short file that a dead builder left; the next builder replaces it */
+  SHAREARRAY_STATE_BUILDING = 1, /* no entry yet, or a short one, and a live builder */
+  SHAREARRAY_STATE_PARTIAL = 2,  /* a short file that a dead builder left; the next builder replaces it */
   SHAREARRAY_STATE_UNTRUSTED = 3,
   SHAREARRAY_STATE_CORRUPT = 4,
   SHAREARRAY_STATE_UNSUPPORTED = 5
@@ -110,22 +110,22 @@ typedef struct sharearray_options {
 
 /* The header of an .npy file (NumPy format 1.0, 2.0, 3.0; numpy/lib/format.py). */
 typedef struct sharearray_npy {
-  char order;             /* '<', '>' or '|' */
-  char kind;              /* NumPy's kind: b i u f c */
-  uint16_t itemsize;      /* bytes of an element */
-  uint8_t fortran;        /* 1: the first index varies fastest */
-  uint8_t ndim;           /* 0 to SHAREARRAY_MAXDIMS */
-  uint64_t shape[32];     /* elements along each dimension */
-  uint64_t offset;        /* of the data, from the start of the file, bytes */
-  uint64_t nbytes;        /* of the data */
-  uint32_t descr_offset;  /* where the descr stands in the file, without its quotes, bytes */
+  char order;            /* '<', '>' or '|' */
+  char kind;             /* NumPy's kind: b i u f c */
+  uint16_t itemsize;     /* bytes of an element */
+  uint8_t fortran;       /* 1: the first index varies fastest */
+  uint8_t ndim;          /* 0 to SHAREARRAY_MAXDIMS */
+  uint64_t shape[32];    /* elements along each dimension */
+  uint64_t offset;       /* of the data, from the start of the file, bytes */
+  uint64_t nbytes;       /* of the data */
+  uint32_t descr_offset; /* where the descr stands in the file, without its quotes, bytes */
   uint32_t descr_length;
 } sharearray_npy;
 
 /* Mapped memory, counted. The caller of a function that returns one owns one reference. */
 typedef struct sharearray_map {
-  void *base;       /* first byte of the file; read-only but for sharearray_private() */
-  uint64_t length;  /* of the file, bytes */
+  void *base;      /* first byte of the file; read-only but for sharearray_private() */
+  uint64_t length; /* of the file, bytes */
   sharearray_npy array;
 } sharearray_map;
 
@@ -146,13 +146,13 @@ typedef struct sharearray_ticket {
 
 typedef struct sharearray_info {
   int32_t state;
-  uint32_t uid;           /* owner of the entry, or of the lock where there is no entry */
-  uint32_t mode;          /* permission bits of the entry */
-  uint64_t bytes;         /* of the file */
-  double age;             /* seconds since the publication; -1 where there is no entry */
-  sharearray_npy array;   /* state READY only */
+  uint32_t uid;         /* owner of the entry, or of the lock where there is no entry */
+  uint32_t mode;        /* permission bits of the entry */
+  uint64_t bytes;       /* of the file */
+  double age;           /* seconds since the publication; -1 where there is no entry */
+  sharearray_npy array; /* state READY only */
   sharearray_owner builder;
-  char reason[256];       /* state UNTRUSTED, CORRUPT, UNSUPPORTED: why */
+  char reason[256]; /* state UNTRUSTED, CORRUPT, UNSUPPORTED: why */
 } sharearray_info;
 
 /* The word for a code: "absent", "no_space", "corrupt", "untrusted", "denied", "unsupported",
@@ -172,13 +172,12 @@ SHAREARRAY_API int sharearray_valid_id(const char *prefix, const char *id, size_
  * `flags`: 0, or GET, REFRESH, YIELDS, FINAL. Never blocks, and never runs anything of the caller's.
  * Removes what dead builders left. Errors: EABSENT (GET only), ECORRUPT, EUNTRUSTED, EDENIED,
  * EUNSUPPORTED, ERECURSIVE, EIO, EINVAL (id). */
-SHAREARRAY_API int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags,
-                                     sharearray_ticket *ticket, sharearray_map **map,
-                                     sharearray_build **build, char *message);
+SHAREARRAY_API int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+                                     sharearray_map **map, sharearray_build **build, char *message);
 
 /* Sleeps until the id changes, ticket->recheck is over, `seconds` are over, or a signal came. */
-SHAREARRAY_API void sharearray_wait(sharearray_store *store, const char *id,
-                                    const sharearray_ticket *ticket, double seconds);
+SHAREARRAY_API void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket,
+                                    double seconds);
 
 /* What stands under the id. EABSENT where there is neither entry nor builder. */
 SHAREARRAY_API int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
@@ -245,8 +244,7 @@ SHAREARRAY_API int sharearray_npy_read(const void *bytes, size_t size, uint64_t 
                                        int *is_short, char *message);
 /* Writes a header (format 1.0, C order) for `descr` as NumPy spells it ("<f4"): its length, a multiple
  * of 64, or EINVAL if `size` bytes do not hold it. */
-SHAREARRAY_API int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes,
-                                        size_t size);
+SHAREARRAY_API int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size);
 
 #ifdef __cplusplus
 }

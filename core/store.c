@@ -185,8 +185,7 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
                    "%s is being built by this very thread: the function that builds an id must not ask for it",
                    paths.entry);
   code = sa_lock_take(store, &paths, &lock, &ticket->builder, message);
-  if (code == SA_LOCK_HELD)
-    return attach_locked(store, id, &paths, lock, flags, map, build, message);
+  if (code == SA_LOCK_HELD) return attach_locked(store, id, &paths, lock, flags, map, build, message);
   if (code < 0) return code;
   sa_changes_look(store);
   if (code == SA_LOCK_SUSPECT) ticket->recheck = SA_LEASE_APART;

@@ -10,7 +10,7 @@ local ffi = require "ffi"
 local sharearray = require "sharearray"
 
 local DATA = "/usr/share/datasets/fashion-mnist/"
-local RATES = { 0.001, 0.003, 0.01, 0.02 }
+local RATES = { 0.001, 0.002, 0.004, 0.008 }
 local EPOCHS = 2
 local PIXELS, CLASSES = 784, 10
 local IDS = { "fashion_mnist.train_x", "fashion_mnist.train_y", "fashion_mnist.test_x", "fashion_mnist.test_y" }
@@ -194,7 +194,7 @@ local function start_workers()
   assert(ffi.C.pipe(fds) == 0)
   local workers = {}
   for i, rate in ipairs(RATES) do
-    workers[i] = io.popen(("'%s' '%s' worker %g <&%d %d>&-"):format(arg[-1], arg[0], rate, fds[0], fds[1]))
+    workers[i] = io.popen(("exec '%s' '%s' worker %g <&%d %d>&-"):format(arg[-1], arg[0], rate, fds[0], fds[1]))
   end
   ffi.C.close(fds[0])
   return workers, function() ffi.C.close(fds[1]) end
@@ -208,16 +208,18 @@ local function main()
     local line = process:read("*l")
     if not line then os.exit(1) end -- its own message is on the terminal
     local row = { rate = RATES[i] }
-    row.pid, row.built, row.waited, row.attached, row.accuracy = line:match("(%S+)%s+(%S+)%s+(%S+)%s+(%S+)%s+(%S+)")
+    local words = {}
+    for word in line:gmatch("%S+") do words[#words + 1] = tonumber(word) end
+    row.pid, row.built, row.waited, row.attached, row.accuracy = unpack(words)
     rows[i] = row
   end
   local MB = 1e6
-  print("    pid  learning rate   training set        attach   accuracy  private MB  shared MB")
+  print("    pid  learning rate   training set         attach   accuracy  private MB  shared MB")
   for _, row in ipairs(rows) do
     local private, shared = memory(row.pid)
-    print(("%7d  %13g   %-8s %6.2f s %8.3f ms  %7.1f%%  %10.1f  %9.1f"):format(row.pid, row.rate,
-      row.built == "1" and "built" or "waited", row.waited, row.attached * 1000, row.accuracy * 100, private / MB,
-      shared / MB))
+    local how = row.built == 1 and "built" or row.waited > 0.01 and "waited" or "was there"
+    print(("%7d  %13g   %-9s %6.2f s %8.3f ms  %7.1f%%  %10.1f  %9.1f"):format(row.pid, row.rate, how, row.waited,
+      row.attached * 1000, row.accuracy * 100, private / MB, shared / MB))
   end
   release()
   for _, process in ipairs(workers) do process:close() end

@@ -46,11 +46,11 @@ describe("a store", function()
     local program = [[
       local store = sharearray.new { shm_path = (...) }
       local fn = function(alloc) return alloc("float32", 8) end
-      for i = 1, 64 do assert(store:cache("id" .. i, fn)) end
+      assert(store:cache("x", fn))
       say "ready"
       hear()
       local sum = 0
-      for round = 1, 20000 do sum = sum + store:cache("id" .. round % 64 + 1, fn)(0) end
+      for round = 1, 20000 do sum = sum + store:cache("x", fn)(0) end
       say(sum)
     ]]
     local worker = machine.worker(program, { directory })
@@ -62,14 +62,13 @@ describe("a store", function()
     worker:expect("0")
     worker:finish()
     tracer:wait()
-    local looks, others = 0, {}
+    -- One look (three calls) in 10 ms, however many hits there are.
+    local calls = 0
     for line in io.lines(log) do
-      if line:find("lstat") or line:find("newfstatat") then looks = looks + 1
-      elseif line:find("openat", 1, true) then others[#others + 1] = line end
+      assert.is_nil(line:find("open", 1, true))
+      calls = calls + 1
     end
-    -- Two looks an id in 10 ms at most: 20,000 hits under strace take well under 2 s.
-    assert.same({}, others)
-    assert.is_true(looks < 20000 / 2)
+    assert.is_true(calls < 20000 / 10, calls .. " system calls for 20,000 hits")
   end)
 
   it("takes data itself as the source", function()
@@ -185,7 +184,7 @@ describe("a store", function()
     it("says where alloc was used wrongly", function()
       for _, call in ipairs { "alloc('float33', 3)", "alloc('float32', -1)", "alloc('float32', {1.5})",
         "alloc('float32')", "alloc('float32', 'x')", "alloc('float32', {2^40, 2^40})", "alloc('>f4', 3)" } do
-        local _, err, code = store:cache("f", assert(loadstring("local alloc = ...\nreturn " .. call, "=source")))
+        local _, err, code = store:cache("f", assert(loadstring("local alloc = ...\nlocal x = " .. call .. "\nreturn x", "=source")))
         assert.equal("callback", code)
         assert.truthy(tostring(err):find("^source:2: alloc: "), call .. ": " .. tostring(err))
       end
@@ -307,8 +306,8 @@ describe("a store", function()
   end)
 
   it("knows a valid id", function()
-    for _, id in ipairs { "a", "A-z_0.9=+", ("x"):rep(236), "..", ".npy" } do assert.is_true(store:valid_id(id)) end
-    for _, id in ipairs { "", "a/b", "a b", "ä", "a\n", "a\0b", ("x"):rep(237) } do
+    for _, id in ipairs { "a", "A-z_0.9=+", ("x"):rep(235), "..", ".npy" } do assert.is_true(store:valid_id(id)) end
+    for _, id in ipairs { "", "a/b", "a b", "ä", "a\n", "a\0b", ("x"):rep(236) } do
       assert.is_false(store:valid_id(id))
     end
     assert.is_false(store:valid_id(12))

@@ -83,6 +83,7 @@ describe("Python and Lua", function()
       else
         assert.truthy(said:find("value 1 200000"))
       end
+      assert(sharearray.list { shm_path = directory })
       assert.same({ "sharearray_x.npy" }, machine.names(directory))
       assert.truthy(peer(directory, "1", "1"):finish():find("(200000,)", 1, true))
     end)
@@ -113,7 +114,7 @@ describe("Python and Lua", function()
     machine.python("peer.py", { "free", directory, "x" }):finish()
     assert.same({}, machine.names(directory))
     -- A second one builds now. The first must not publish under it.
-    local second = machine.worker(builder and [[
+    local second = machine.worker([[
       local view = assert(sharearray.cache("x", function(alloc)
         say "building"
         hear()

@@ -87,9 +87,15 @@ local function collect(value, shape, leaves, path)
   return true
 end
 
+-- Of ffi.typeof, whose result ffi.istype takes for an object of its type.
+local function is_ctype(value)
+  return type(value) == "cdata" and tostring(value):find("^ctype<") ~= nil
+end
+
 local function natural(leaf)
   if type(leaf) == "number" then return "float64" end
   if type(leaf) == "boolean" then return "bool" end
+  if is_ctype(leaf) then return nil end
   if ffi.istype("int64_t", leaf) then return "int64" end
   if ffi.istype("uint64_t", leaf) then return "uint64" end
   if convert.is_complex(leaf) then return "complex128" end
@@ -204,6 +210,7 @@ end
 -- @return[2] nil, message
 function array.from_cdata(value)
   if type(value) ~= "cdata" then return nil, "FFI cdata expected, got " .. type(value) end
+  if is_ctype(value) then return nil, tostring(value) .. " is a C type, no object" end
   local ctype = tostring(ffi.typeof(value)):match("^ctype<(.*)>$")
   -- "float [3][4]"; a reference to one is "float (&)[3][4]"
   local name, dims = ctype:gsub(" %(&%)", " "):match("^([%w_ ]-) (%[[%[%]%d?]*%])$")
@@ -219,7 +226,7 @@ function array.from_cdata(value)
   if #shape > MAXDIMS then return nil, ("%d dimensions; at most %d are possible"):format(#shape, MAXDIMS) end
   for axis = 2, #shape do inner = inner * shape[axis] end
   if inner > 0 then shape[1] = ffi.sizeof(value) / inner end -- of "[?]" only the object knows it
-  return ffi.cast(ffi.typeof("const $ *", ffi.typeof(dtype.ctype)), value), dtype, shape
+  return ffi.cast("const " .. dtype.ctype .. " *", value), dtype, shape
 end
 
 local function make(value, dtype)

@@ -78,27 +78,15 @@ local function allocate(self, type_, shape)
   return result
 end
 
-local function check_shape(shape, level)
-  if type(shape) == "number" then shape = { shape } end
-  local ok = type(shape) == "table" and #shape <= C.SHAREARRAY_MAXDIMS
-  local size = 1
-  for i = 1, ok and #shape or 0 do
-    local n = shape[i]
-    ok = ok and type(n) == "number" and n >= 0 and n % 1 == 0
-    size = ok and size * math.max(n, 1) or size
-  end
-  if not ok or size > 2 ^ 52 then
-    error("alloc: the shape must be a list of sizes, as in alloc(\"float32\", {60000, 784})", level + 1)
-  end
-  return shape
-end
-
 local function make_alloc(self)
   return function(descr, shape)
     if self.over then error("alloc: the build it belonged to is over", 2) end
     local type_, problem = dtype.of(descr)
     if not type_ then error("alloc: " .. problem, 2) end
-    return allocate(self, type_, check_shape(shape, 2))
+    local checked
+    checked, problem = view.check_shape(shape)
+    if not checked then error("alloc: " .. problem, 2) end
+    return allocate(self, type_, checked)
   end
 end
 

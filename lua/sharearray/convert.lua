@@ -53,7 +53,12 @@ local function describe(value)
 end
 
 local function is_int64(value) return ffi.istype(int64, value) or ffi.istype(uint64, value) end
-local function is_complex(value) return ffi.istype(complex128, value) or ffi.istype(complex64, value) end
+
+-- ffi.istype takes float[2] for complex; that has no member, though.
+local function has_re(value) return value.re ~= nil end
+local function is_complex(value)
+  return (ffi.istype(complex128, value) or ffi.istype(complex64, value)) and pcall(has_re, value)
+end
 
 local function to_bool(value)
   if type(value) == "boolean" then return value end
@@ -136,7 +141,7 @@ local words = ffi.cast("int32_t *", scratch)
 local function number_to_half(value)
   if value ~= value then return 0x7e00 end
   local sign = (value < 0 or 1 / value < 0) and 0x8000 or 0
-  local magnitude = value < 0 and -value or value
+  local magnitude = math.abs(value)
   if magnitude >= 65520 then return sign + 0x7c00 end
   scratch[0] = magnitude
   local exponent = rshift(words[1], 20) - 1023

@@ -9,8 +9,7 @@
 -- index arithmetic stays in integer registers, measured 1.0 against 1.35 times a raw pointer.
 --
 -- The struct is const in every member: LuaJIT's const is shallow, and this is what makes the view
--- read-only for its user. The module itself writes through the class's `twin`, the same struct
--- without const.
+-- read-only for its user.
 -- @module sharearray.element
 
 local bit = require "bit"
@@ -33,19 +32,24 @@ local function leading(n, format)
 end
 
 -- `sealed` points to a byte that is 0 as long as the memory may be written: in the map, so that all
--- views of one memory turn read-only together. `bits` is `elements` again, for the readers that
--- look at an element's bits. A closed view has no map and all sizes 0, so that the checks every
--- access makes anyway find it.
-local function struct(spec)
+-- views of one memory turn read-only together. `bits` is `elements` again, for the readers that look
+-- at an element's bits. No member has the name of a property, which it would hide.
+--
+-- A closed view is all zeros: no map, and sizes that the checks every access makes anyway find.
+--
+-- The struct has no name, so that another copy of this module in the process can have its own; and a
+-- comment that no other copy has, because busted replaces ffi.typeof by a memo of the text.
+local function struct(spec, owner)
   local number = spec.wide and "double" or "int32_t"
-  local members = { "const void *const map;", "const uint8_t *const sealed;", "const $ *const elements;" }
+  local members = { "const void *const map;", "const uint8_t *const sealed;" }
+  members[#members + 1] = "const " .. spec.dtype.ctype .. " *const elements;"
   if spec.dtype.reader.bits then members[#members + 1] = "const int32_t *const bits;" end
-  members[#members + 1] = "const " .. number .. " size;"
+  members[#members + 1] = "const " .. number .. " count;"
   if spec.ndim > 0 then
     members[#members + 1] = ("const %s %s;"):format(number, list(spec.ndim, "n@"))
     if not spec.contiguous then members[#members + 1] = ("const %s %s;"):format(number, list(spec.ndim, "s@")) end
   end
-  return "struct { " .. table.concat(members, " ") .. " }"
+  return ("struct { %s } /* %s */"):format(table.concat(members, " "), owner)
 end
 
 -- Not `math.floor(i) == i` alone: it takes numeric strings. NaN fails the comparison with 0.
@@ -80,7 +84,7 @@ local function number(self, $INDICES extra)
   local k
   if $CHECKS and extra == nil then
     k = $OFFSET
-  elseif $FIRST == nil and self.size == 1 then
+  elseif $FIRST == nil and self.count == 1 then
     k = 0
   else
     return fail.index(self, $INDICES extra)
@@ -180,7 +184,7 @@ local function render(spec)
     SIZE = n > 0 and list(n, "n@", " * ") or "1",
     INDICES = leading(n, "i@"),
     FIRST = n > 0 and "i0" or "extra",
-    CHECKS = n > 0 and list(n, CHECK, " and ") or "self.size == 1",
+    CHECKS = n > 0 and list(n, CHECK, " and ") or "self.count == 1",
     OFFSET = offset(spec),
     KEY = strided and "key * self.s0" or "key",
     STRIDE = strided and "self.s0" or "(" .. table.concat(inner_size, " * ") .. ")",
@@ -200,19 +204,17 @@ local function ref(map) C.sharearray_ref(map) end
 --- Makes the functions of one class.
 -- @tparam table spec dtype, ndim, contiguous, wide; inner: `make` of the class of its rows (ndim > 1)
 -- @tparam table fail what to call, in tail position, when a check fails
--- @treturn table ctype (the struct), twin (pointer to its mutable form), mutable and constant
---   (pointers to its elements), make(map, sealed, elements, shape..., strides...) and get, number, set, index,
---   newindex, step. `make` takes a reference of the map.
+-- @treturn table ctype, the struct; mutable and constant, pointers to its elements; and the functions
+--   make(map, sealed, elements, shape..., strides...), which takes a reference of the map, get, number,
+--   set, index, newindex, step
 function element.compile(spec, fail)
-  local declaration, of = struct(spec), ffi.typeof(spec.dtype.ctype)
-  local ct, mutable = ffi.typeof(declaration, of), ffi.typeof("$ *", of)
-  local text = render(spec)
+  local ctype = spec.dtype.ctype
+  local ct, mutable = ffi.typeof(struct(spec, tostring(element))), ffi.typeof(ctype .. " *")
   local name = ("=sharearray(%s, %d)"):format(spec.dtype.name, spec.ndim)
-  local class = assert(loadstring(text, name))(type, tonumber, math.floor, bit.bxor, ffi.cast, convert.nan,
-    spec.dtype.name == "float16" and convert.halves(), convert.quiet, spec.dtype.writer, fail, ct, mutable,
-    map_p, int32_p, ref, spec.inner)
-  class.ctype, class.mutable, class.constant = ct, mutable, ffi.typeof("const $ *", of)
-  class.twin = ffi.typeof(declaration:gsub("const ", "") .. " *", of)
+  local class = assert(loadstring(render(spec), name))(type, tonumber, math.floor, bit.bxor, ffi.cast,
+    convert.nan, spec.dtype.name == "float16" and convert.halves(), convert.quiet, spec.dtype.writer, fail,
+    ct, mutable, map_p, int32_p, ref, spec.inner)
+  class.ctype, class.mutable, class.constant = ct, mutable, ffi.typeof("const " .. ctype .. " *")
   return class
 end
 

@@ -84,12 +84,18 @@ end
 -- @tparam number counter the id's counter, read before the array was looked for
 function Place:remember(id, map, counter)
   local result = M.view_of(map)
-  self.memo[id] = { view = result, map = map, counter = counter, until_ = C.sharearray_clock() + RECHECK }
+  self.memo[id] = { view = result, counter = counter, until_ = C.sharearray_clock() + RECHECK }
   return result
 end
 
 function Place:forget(id)
   self.memo[id] = nil
+end
+
+-- Its user may have closed the view: the map is gone then.
+local function is_current(self, id, entry)
+  local map = view.map(entry.view)
+  return map ~= nil and C.sharearray_current(self.handle, id, map) == 1
 end
 
 -- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that
@@ -98,7 +104,7 @@ local function drop_outdated(self, total)
   for id, entry in pairs(self.memo) do
     local counter = C.sharearray_changes_of(self.handle, id)
     if counter ~= entry.counter then
-      if C.sharearray_current(self.handle, id, entry.map) == 1 then
+      if is_current(self, id, entry) then
         entry.counter = counter
       else
         self.memo[id] = nil
@@ -115,8 +121,8 @@ function Place:lookup(id)
   local entry = self.memo[id]
   if not entry then return nil end
   local now = C.sharearray_clock()
-  if now >= entry.until_ then
-    if C.sharearray_current(self.handle, id, entry.map) ~= 1 then
+  if now >= entry.until_ or view.map(entry.view) == nil then
+    if not is_current(self, id, entry) then
       self.memo[id] = nil
       return nil
     end

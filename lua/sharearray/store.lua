@@ -142,7 +142,8 @@ function Store:cache(id, source, opts)
   if opts == nil then
     local place = self.place
     local entry = place.memo[id]
-    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_ then
+    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_
+      and entry.view.map ~= nil then -- not closed
       return entry.view
     end
   else
@@ -162,7 +163,8 @@ function Store:get(id, opts)
   if opts == nil then
     local place = self.place
     local entry = place.memo[id]
-    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_ then
+    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_
+      and entry.view.map ~= nil then -- not closed
       return entry.view
     end
   else

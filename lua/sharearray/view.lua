@@ -15,7 +15,7 @@ local ffi = require "ffi"
 local format = require "sharearray.format"
 local C = require("sharearray.cdefs").C
 
-local type, tonumber, floor, cast = type, tonumber, math.floor, ffi.cast
+local type, floor, cast = type, math.floor, ffi.cast
 
 local view = {}
 
@@ -30,14 +30,33 @@ local ORDER = ffi.offsetof("sharearray_map", "array") + ffi.offsetof("sharearray
 local N, S = {}, {} -- member names of the sizes and strides, by axis from 1
 for axis = 1, MAXDIMS do N[axis], S[axis] = "n" .. axis - 1, "s" .. axis - 1 end
 
-local classes = {} -- by the id of their C type
 local methods, getters, fail = {}, {}, {}
 
+-- A view answers this key with its class. Asking is cheaper than ffi.typeof(x), which makes an object.
+local CLASS = {}
+local classes = {} -- the set of them
+
+local function ask(x)
+  local _ = x.map -- ffi.typeof(v) answers the key as v does, but has no members
+  return x[CLASS]
+end
+
 local function class_of(x)
-  return type(x) == "cdata" and classes[tonumber(ffi.typeof(x))] or nil
+  if type(x) ~= "cdata" then return nil end
+  local ok, class = pcall(ask, x) -- cdata of others has no such key, which is an error
+  return ok and classes[class] and class or nil
 end
 
 local function is_closed(self) return self.map == nil end
+
+-- Also the finalizer: what another finalizer still reaches is then closed, not dangling. ffi.fill is
+-- the one write that const does not stop.
+local function drop(self)
+  local map = self.map
+  if map == nil then return end
+  ffi.fill(self, ffi.sizeof(self))
+  C.sharearray_unref(cast(map_p, map))
+end
 
 local CLOSED = "the view is closed"
 local READ_ONLY = "the array is read-only: "
@@ -133,7 +152,7 @@ end
 -- What `v.name` is, where name is no number. Methods are found on closed views too, and then raise
 -- in their own name. Sets the level for its caller's caller, as it is called in tail position.
 local function make_property(class)
-  local own = setmetatable({ set = class.set, tonumber = class.number }, { __index = methods })
+  local own = setmetatable({ [CLASS] = class, set = class.set, tonumber = class.number }, { __index = methods })
   return function(self, key)
     local method = own[key]
     if method then return method end
@@ -161,13 +180,13 @@ local function make_class(dtype, ndim, contiguous, wide, inner)
   local class = element.compile(spec, hooks)
   class.dtype, class.ndim, class.contiguous = dtype, ndim, contiguous
   hooks.property = make_property(class)
-  classes[tonumber(class.ctype)] = class
+  classes[class] = true
   ffi.metatype(class.ctype, {
     __call = class.get,
     __index = class.index,
     __newindex = class.newindex,
     __len = length,
-    __gc = function(self) methods.close(self) end,
+    __gc = drop,
     __tostring = format.tostring,
     __ipairs = function(self) return methods.iter(self) end,
     __pairs = function(self) return methods.iter(self) end,
@@ -227,17 +246,13 @@ local function bad_index(self, axis, i)
   return ("index %.14g is out of bounds for axis %d with size %d"):format(i, axis - 1, n)
 end
 
-local function count(class, given)
-  local ndim = class.ndim
-  if given > ndim then
-    return ("too many indices: the array has dimension %d, but %d were given"):format(ndim, given)
-  end
-  return ("too few indices: the array has dimension %d, but %d were given"):format(ndim, given)
-end
-
 -- What is wrong with the indices; `given` of them.
 local function bad_indices(self, class, given, ...)
-  if given ~= class.ndim then return count(class, given) end
+  local ndim = class.ndim
+  if given ~= ndim then
+    local which = given > ndim and "many" or "few"
+    return ("too %s indices: the array has dimension %d, but %d were given"):format(which, ndim, given)
+  end
   for axis = 1, given do
     local message = bad_index(self, axis, (select(axis, ...)))
     if message then return message end
@@ -309,8 +324,8 @@ end
 
 function getters.dtype(_, class) return class.dtype end
 function getters.ndim(_, class) return class.ndim end
-function getters.size(self) return self.size end
-function getters.nbytes(self, class) return self.size * class.dtype.itemsize end
+function getters.size(self) return self.count end
+function getters.nbytes(self, class) return self.count * class.dtype.itemsize end
 getters.shape = shape_of
 
 --- Bytes from one element to the next along each axis.
@@ -341,7 +356,7 @@ end
 -- @tparam table shape list of sizes; one may be -1, and is worked out
 function methods.reshape(self, shape)
   local class = open(self)
-  local wanted, message = view.check_shape(shape, self.size)
+  local wanted, message = view.check_shape(shape, self.count)
   if not wanted then error(message, 2) end
   if not is_contiguous(self, class) then
     error("reshape: the array is not in C order; copy it first: sharearray.array(v):reshape(...)", 2)
@@ -377,7 +392,7 @@ end
 --- The bytes of the elements in C order, as a Lua string.
 function methods.string(self)
   local class = open(self)
-  local bytes = self.size * class.dtype.itemsize
+  local bytes = self.count * class.dtype.itemsize
   if bytes > STRING_LIMIT then error(("%d bytes are too many for a Lua string"):format(bytes), 2) end
   if is_contiguous(self, class) then return ffi.string(cast("const char *", self.elements), bytes) end
   local buffer = ffi.new("char[?]", bytes)
@@ -397,18 +412,13 @@ end
 function methods.close(self)
   local class = class_of(self)
   if not class then error("not an array; methods are called with a colon, as in v:close()", 2) end
-  if is_closed(self) then return end
-  local twin = cast(class.twin, self)
-  local map = cast(map_p, twin.map)
-  twin.map, twin.sealed, twin.elements, twin.size = nil, always, nil, 0
-  for axis = 1, class.ndim do twin[N[axis]] = 0 end
-  C.sharearray_unref(map)
+  drop(self)
 end
 
 local function fill(self, class, x)
   if is_contiguous(self, class) then
     local elements = cast(class.mutable, self.elements)
-    for k = 0, self.size - 1 do elements[k] = x end
+    for k = 0, self.count - 1 do elements[k] = x end
   elseif class.ndim == 1 then
     local elements, stride = cast(class.mutable, self.elements), self.s0
     for k = 0, self.n0 - 1 do elements[k * stride] = x end
@@ -444,11 +454,11 @@ end
 function view.is(x) return class_of(x) ~= nil end
 
 --- Whether elements of the view `x` may be set.
-function view.is_writable(x) return x.sealed[0] == 0 end
+function view.is_writable(x) return not is_closed(x) and x.sealed[0] == 0 end
 
 --- Makes the array `x` and all that shares its memory read-only.
 function view.freeze(x)
-  cast("uint8_t *", x.sealed)[0] = 1
+  if not is_closed(x) then cast("uint8_t *", x.sealed)[0] = 1 end
 end
 
 --- `const T *` to the first element.
@@ -465,8 +475,8 @@ function view.contiguous(x) return is_contiguous(x, class_of(x)) end
 function view.copy(x, destination)
   local class = class_of(x)
   local shape, itemsize = shape_of(x, class), class.dtype.itemsize
-  if is_contiguous(x, class) then return copy.bytes(destination, x.elements, x.size * itemsize) end
-  copy.gather(x.elements, itemsize, shape, strides_of(x, class), 0, x.size, destination)
+  if is_contiguous(x, class) then return copy.bytes(destination, x.elements, x.count * itemsize) end
+  copy.gather(x.elements, itemsize, shape, strides_of(x, class), 0, x.count, destination)
 end
 
 --- `for pointer, bytes in view.pieces(x, limit) do`: all bytes in C order, at most `limit` (or one
@@ -476,16 +486,16 @@ function view.pieces(x, limit)
   local class = class_of(x)
   local shape, strides, itemsize = shape_of(x, class), strides_of(x, class), class.dtype.itemsize
   local held = construct(class.dtype, shape, strides, x.elements, x.map, x.sealed)
-  local size, at = held.size, 0
+  local size, at = held.count, 0
   local most = math.max(1, floor(limit / itemsize))
   local buffer = not class_of(held).contiguous and ffi.new("char[?]", math.min(most, size) * itemsize)
   return function()
-    local count_, from = math.min(most, size - at), at
-    if count_ <= 0 then return nil end
-    at = at + count_
-    if not buffer then return cast("const char *", held.elements) + from * itemsize, count_ * itemsize end
-    copy.gather(held.elements, itemsize, shape, strides, from, count_, buffer)
-    return buffer, count_ * itemsize
+    local from, n = at, math.min(most, size - at)
+    if n <= 0 then return nil end
+    at = at + n
+    if not buffer then return cast("const char *", held.elements) + from * itemsize, n * itemsize end
+    copy.gather(held.elements, itemsize, shape, strides, from, n, buffer)
+    return buffer, n * itemsize
   end
 end
 

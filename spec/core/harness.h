@@ -9,20 +9,20 @@
 static const char *harness_case;
 static int harness_failures, harness_case_failed;
 
-#define CHECK(condition)                                                                            \
-  do {                                                                                              \
-    if (!(condition) && !harness_case_failed++)                                                     \
-      printf("not ok %s: %s:%d: %s\n", harness_case, __FILE__, __LINE__, #condition);               \
+#define CHECK(condition)                                                                                               \
+  do {                                                                                                                 \
+    if (!(condition) && !harness_case_failed++)                                                                        \
+      printf("not ok %s: %s:%d: %s\n", harness_case, __FILE__, __LINE__, #condition);                                  \
   } while (0)
 
-#define RUN(function)                                                                               \
-  do {                                                                                              \
-    harness_case = #function;                                                                       \
-    harness_case_failed = 0;                                                                        \
-    function();                                                                                     \
-    if (harness_case_failed) harness_failures++;                                                    \
-    else printf("ok %s\n", harness_case);                                                           \
-    fflush(stdout);                                                                                 \
+#define RUN(function)                                                                                                  \
+  do {                                                                                                                 \
+    harness_case = #function;                                                                                          \
+    harness_case_failed = 0;                                                                                           \
+    function();                                                                                                        \
+    if (harness_case_failed) harness_failures++;                                                                       \
+    else printf("ok %s\n", harness_case);                                                                              \
+    fflush(stdout);                                                                                                    \
   } while (0)
 
 #define FINISH() return harness_failures != 0

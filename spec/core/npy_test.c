@@ -101,7 +101,8 @@ static const struct {
     {"{'descr", SHAREARRAY_ECORRUPT, "no dict of names"},
     {"{'descr': '<f\\x34', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no dtype"},
     {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,"
-     "1,1,1,1)}", SHAREARRAY_EUNSUPPORTED, "more than 32"},
+     "1,1,1,1)}",
+     SHAREARRAY_EUNSUPPORTED, "more than 32"},
 };
 
 static void refuses_with_the_reason(void) {

@@ -54,10 +54,11 @@ static sharearray_draft *draft_of(int32_t value, bool in_place) {
   uint64_t shape[1] = {1};
   int length = sharearray_npy_write("<i4", 1, shape, header, sizeof header), more;
   sharearray_draft *draft = NULL;
-  sharearray_map *map;
+  sharearray_map *map = NULL;
   CHECK(sharearray_draft_new(store, (uint64_t)length + 4, &draft, message) == 0);
   if (in_place) {
-    while ((more = sharearray_draft_reserve(draft, 64, message)) > 0) {}
+    while ((more = sharearray_draft_reserve(draft, 64, message)) > 0) {
+    }
     CHECK(more == 0 && sharearray_draft_map(draft, &map, message) == 0);
     memcpy(map->base, header, (size_t)length);
     memcpy((char *)map->base + length, &value, 4);
@@ -283,9 +284,7 @@ static void squat(const char *name, int trick) {
     write_file("linked", "\x93NUMPY", 6, 0644);
     CHECK(link(path_of("linked"), path) == 0);
     break;
-  case 5: /* somebody else's */
-    write_file(name, "\x93NUMPY", 6, 0644);
-    CHECK(chown(path, 12345, 12345) == 0);
+  case 5: /* somebody else's */ write_file(name, "\x93NUMPY", 6, 0644); CHECK(chown(path, 12345, 12345) == 0);
   }
 }
 
@@ -451,6 +450,24 @@ static void links_through_proc_where_it_must(void) {
   sharearray_remove(store, "x", NULL);
 }
 
+static int fallocate_until_full(int fd, off_t offset, off_t length) {
+  return offset > 0 ? ENOSPC : posix_fallocate(fd, offset, length);
+}
+
+static void says_no_space_in_the_middle_of_a_reservation(void) {
+  struct sa_sys kept = sys;
+  sharearray_draft *draft = NULL;
+  CHECK(sharearray_draft_new(store, 1 << 20, &draft, message) == 0);
+  sys.fallocate = fallocate_until_full;
+  CHECK(sharearray_draft_reserve(draft, 1 << 16, message) == 1);
+  CHECK(sharearray_draft_reserve(draft, 1 << 16, message) == SHAREARRAY_ENOSPACE);
+  CHECK(strstr(message, "1048576 bytes needed") && strstr(message, "free of"));
+  sys = kept;
+  sharearray_map *map;
+  CHECK(sharearray_draft_map(draft, &map, message) == SHAREARRAY_EINVAL);
+  sharearray_draft_delete(draft);
+}
+
 static void no_descriptor_left(void) {
   struct rlimit limit, kept;
   sharearray_build *build = NULL;
@@ -559,6 +576,7 @@ int main(void) {
   RUN(threads_of_one_process_build_once);
   RUN(works_without_unnamed_files);
   RUN(links_through_proc_where_it_must);
+  RUN(says_no_space_in_the_middle_of_a_reservation);
   RUN(no_descriptor_left);
   RUN(sweep_removes_leftovers);
   RUN(lists_sorted_ids_once);

@@ -23,12 +23,12 @@ static void reach(const char *call, const char *path, const char *moment) {
   if (strcmp(text, at) == 0) kill(getpid(), SIGKILL);
 }
 
-#define AROUND(call, path, result, arguments, names)                                                 \
-  static result(*next) arguments;                                                                   \
-  if (!next) *(void **)&next = dlsym(RTLD_NEXT, call);                                               \
-  reach(call, path, "before");                                                                      \
-  result value = next names;                                                                        \
-  reach(call, path, "after");                                                                       \
+#define AROUND(call, path, result, arguments, names)                                                                   \
+  static result(*next) arguments;                                                                                      \
+  if (!next) *(void **)&next = dlsym(RTLD_NEXT, call);                                                                 \
+  reach(call, path, "before");                                                                                         \
+  result value = next names;                                                                                           \
+  reach(call, path, "after");                                                                                          \
   return value
 
 #pragma GCC visibility push(default)
