@@ -160,7 +160,9 @@ describe("a store", function()
       assert.same({}, machine.names(directory))
     end)
 
-    for name, value in pairs { nothing = "nil", table_ = "{1, 2}", number = "3", string = "'x'", pointer = "ffi_ptr" } do
+    local WRONG = { nothing = "nil", ["a table"] = "{1, 2}", ["a number"] = "3", ["a string"] = "'x'",
+      ["a pointer"] = "ffi_ptr" }
+    for name, value in pairs(WRONG) do
       it("says what it wants instead of " .. name, function()
         local source = loadstring("local ffi_ptr = require('ffi').new('float *') return " .. value)
         local result, err, code = store:cache("f", source)
@@ -184,7 +186,8 @@ describe("a store", function()
     it("says where alloc was used wrongly", function()
       for _, call in ipairs { "alloc('float33', 3)", "alloc('float32', -1)", "alloc('float32', {1.5})",
         "alloc('float32')", "alloc('float32', 'x')", "alloc('float32', {2^40, 2^40})", "alloc('>f4', 3)" } do
-        local _, err, code = store:cache("f", assert(loadstring("local alloc = ...\nlocal x = " .. call .. "\nreturn x", "=source")))
+        local source = assert(loadstring("local alloc = ...\nlocal x = " .. call .. "\nreturn x", "=source"))
+        local _, err, code = store:cache("f", source)
         assert.equal("callback", code)
         assert.truthy(tostring(err):find("^source:2: alloc: "), call .. ": " .. tostring(err))
       end

@@ -604,7 +604,8 @@ describe("reshape", function()
     local v = read_only(counting("int32", { 2, 6 }))
     raises("sharearray.array%(v%)", function() v:transpose():reshape { 12 } end)
     assert.same({ 0, 6, 1 }, array.array(v:transpose()):reshape({ 12 }):slice(0, 3):totable())
-    -- axes of size 1 do not count
+    -- axes of size 1 do not count, and without elements none does
+    assert.same({ 0 }, array.new("int8", { 0, 3, 2 }):transpose():reshape({ 0 }).shape)
     assert.same({ 2, 3 }, read_only(counting("int32", { 6, 1 })):transpose():reshape({ 2, 3 }).shape)
   end)
 end)
@@ -836,6 +837,16 @@ describe("very large arrays", function()
     assert.equal(9, y(2, 2 ^ 31 - 1))
     assert.equal(9, y:transpose()(2 ^ 31 - 1, 2))
     assert.equal(9, y[2][2 ^ 31 - 1])
+  end)
+
+  it("of few elements far apart are indexed right", function()
+    local x = sparse("uint8", { 5 * 2 ^ 30 })
+    x[3 * 2 ^ 30] = 7
+    local v = view.new(x.dtype, { 2, 1 }, { 3 * 2 ^ 30, 1 }, view.pointer(x), view.map(x), false)
+    assert.equal(7, v(1, 0))
+    assert.equal(7, v[1][0])
+    assert.same({ { 0 }, { 7 } }, v:totable())
+    assert.equal("\0\7", v:string())
   end)
 
   it("with a zero somewhere keep their sizes", function()

@@ -38,7 +38,8 @@ end
 -- A closed view is all zeros: no map, and sizes that the checks every access makes anyway find.
 --
 -- The struct has no name, so that another copy of this module in the process can have its own; and a
--- comment that no other copy has, because busted replaces ffi.typeof by a memo of the text.
+-- comment that no other copy or dtype has (float16 is stored as uint16 is), because busted replaces
+-- ffi.typeof by a memo of the text.
 local function struct(spec, owner)
   local number = spec.wide and "double" or "int32_t"
   local members = { "const void *const map;", "const uint8_t *const sealed;" }
@@ -49,7 +50,7 @@ local function struct(spec, owner)
     members[#members + 1] = ("const %s %s;"):format(number, list(spec.ndim, "n@"))
     if not spec.contiguous then members[#members + 1] = ("const %s %s;"):format(number, list(spec.ndim, "s@")) end
   end
-  return ("struct { %s } /* %s */"):format(table.concat(members, " "), owner)
+  return ("struct { %s } /* %s %s */"):format(table.concat(members, " "), spec.dtype.name, owner)
 end
 
 -- Not `math.floor(i) == i` alone: it takes numeric strings. NaN fails the comparison with 0.

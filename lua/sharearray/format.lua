@@ -14,34 +14,42 @@ local format = {}
 local THRESHOLD, EDGE, LINE = 1000, 3, 75
 local ELLIPSIS = "..."
 
--- A float16 has 3.3 decimal digits, a float32 7.2; of a float64 NumPy shows eight, too.
-local digits = { float16 = 4, float32 = 8, complex64 = 8 }
 local float_p = ffi.new("float[1]")
 
--- The shortest of at most `most` digits that is the number again; float32's 0.1 is 0.1.
-local function real(x, most, is_float32)
+local function to_float32(x)
+  float_p[0] = x
+  return float_p[0]
+end
+
+-- What is left of a number in the types with fewer digits than a double.
+local narrow = {
+  float16 = function(x) return convert.halves()[convert.writers.float16(x)] end,
+  float32 = to_float32,
+  complex64 = to_float32,
+}
+
+-- The fewest digits that give the number again, so that float32's 0.1 is 0.1; at most eight, as NumPy
+-- shows of a double.
+local function real(x, narrowed)
   if x ~= x then return "nan" end
   if x == math.huge or x == -math.huge then return x > 0 and "inf" or "-inf" end
   if x % 1 == 0 and math.abs(x) < 1e16 then return ("%.0f"):format(x) end
   local text
-  for precision = 1, most do
+  for precision = 1, 8 do
     text = ("%." .. precision .. "g"):format(x)
     local back = tonumber(text)
-    if is_float32 then
-      float_p[0] = back
-      back = float_p[0]
-    end
+    if narrowed then back = narrowed(back) end
     if back == x then break end
   end
   return text
 end
 
 local function element(x, dtype)
-  local most, single = digits[dtype.name] or 8, dtype.name == "float32" or dtype.name == "complex64"
-  if type(x) == "number" then return real(x, most, single) end
+  local narrowed = narrow[dtype.name]
+  if type(x) == "number" then return real(x, narrowed) end
   if convert.is_complex(x) then
-    local im = real(x.im, most, single)
-    return real(x.re, most, single) .. (im:sub(1, 1) == "-" and "" or "+") .. im .. "i"
+    local im = real(x.im, narrowed)
+    return real(x.re, narrowed) .. (im:sub(1, 1) == "-" and "" or "+") .. im .. "i"
   end
   return (tostring(x):gsub("U?LL$", ""))
 end

@@ -36,10 +36,7 @@ local methods, getters, fail = {}, {}, {}
 local CLASS = {}
 local classes = {} -- the set of them
 
-local function ask(x)
-  local _ = x.map -- ffi.typeof(v) answers the key as v does, but has no members
-  return x[CLASS]
-end
+local function ask(x) return x[CLASS] end
 
 local function class_of(x)
   if type(x) ~= "cdata" then return nil end
