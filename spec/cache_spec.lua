@@ -132,6 +132,20 @@ describe("a store", function()
     assert.is_nil(open:find(directory, 1, true))
   end)
 
+  it("survives a source that closes what alloc gave", function()
+    local kept
+    local view = assert(store:cache("x", function(alloc)
+      alloc("int32", 3):close()
+      local x = alloc("int32", 3)
+      kept = x:reshape { 3, 1 }
+      x:set(1, 7)
+      x:close()
+      return kept
+    end))
+    assert.same({ { 0 }, { 7 }, { 0 } }, view:totable())
+    assert.error_matches(function() kept:set(0, 0, 1) end, "read%-only")
+  end)
+
   it("refuses alloc after the build", function()
     local leaked
     store:cache("a", function(alloc)
@@ -160,11 +174,21 @@ describe("a store", function()
       assert.same({}, machine.names(directory))
     end)
 
-    local WRONG = { nothing = "nil", ["a table"] = "{1, 2}", ["a number"] = "3", ["a string"] = "'x'",
-      ["a pointer"] = "ffi_ptr" }
+    local WRONG = {
+      nothing = "nil", ["a closed view"] = "closed()", ["a table"] = "{1, 2}", ["a number"] = "3",
+      ["a string"] = "'x'", ["a pointer"] = "ffi_ptr",
+    }
     for name, value in pairs(WRONG) do
       it("says what it wants instead of " .. name, function()
-        local source = loadstring("local ffi_ptr = require('ffi').new('float *') return " .. value)
+        local source = loadstring([[
+          local ffi_ptr = require('ffi').new('float *')
+          local function closed()
+            local x = require("sharearray").array({ 1, 2 })
+            x:close()
+            return x
+          end
+          local _ = closed
+          return ]] .. value)
         local result, err, code = store:cache("f", source)
         assert.is_nil(result)
         assert.equal("callback", code)
@@ -327,7 +351,7 @@ describe("a wrong argument is blamed on the caller:", function()
   local cases = {
     ["an id with a slash"] = { "cache('a/b', fn)", "invalid id 'a/b'" },
     ["an id that is no string"] = { "get(5)", "invalid id 5" },
-    ["no source"] = { "cache('a')", "source must be a function or an array" },
+    ["no source"] = { "cache('a')", "source must be a function, an array" },
     ["a list as the source"] = { "cache('a', {1, 2})", "sharearray.array" },
     ["a string as the source"] = { "refresh('a', 'bytes')", "source must be" },
     ["an unknown option"] = { "cache('a', fn, {time_out = 1})", "unknown option 'time_out'" },

@@ -74,7 +74,8 @@ local function allocate(self, type_, shape)
   ffi.copy(map.base, header, #header)
   local result = view.new(type_, shape, nil, ffi.cast("char *", map.base) + #header, map, true)
   C.sharearray_unref(map) -- the array has its own reference
-  self.allocated[#self.allocated + 1] = { draft = draft, array = result, offset = #header }
+  -- The draft keeps the map, even if the source closes the array.
+  self.allocated[#self.allocated + 1] = { draft = draft, map = map, header = #header, nbytes = result.nbytes }
   return result
 end
 
@@ -94,15 +95,14 @@ end
 local function draft_of(self, value)
   if not view.is(value) or not view.contiguous(value) then return nil end
   for _, entry in ipairs(self.allocated) do
-    local map = view.map(entry.array)
-    if view.map(value) == map then
+    if view.map(value) == entry.map then
       local header = header_of(value.dtype, value.shape)
-      local start = ffi.cast("char *", map.base) + entry.offset
-      if #header ~= entry.offset or value.nbytes ~= entry.array.nbytes
-        or ffi.cast("char *", view.pointer(value)) ~= start then
+      local base = ffi.cast("const char *", entry.map.base)
+      if #header ~= entry.header or value.nbytes ~= entry.nbytes
+        or ffi.cast("const char *", view.pointer(value)) ~= base + entry.header then
         return nil
       end
-      ffi.copy(map.base, header, #header)
+      ffi.copy(entry.map.base, header, #header)
       return entry.draft
     end
   end
@@ -154,13 +154,20 @@ end
 
 --- Whether a value can be published.
 function M.is_array(value)
-  return view.is(value) or (type(value) == "cdata" and array.from_cdata(value) ~= nil)
+  if view.is(value) then return view.map(value) ~= nil end -- NULL: closed
+  return type(value) == "cdata" and array.from_cdata(value) ~= nil
 end
 
-local EXPECTED = "an array from alloc or sharearray.array, a view, or an FFI array such as ffi.new(\"float[?]\", n)"
-
 --- What a source may be, in words.
-M.EXPECTED = EXPECTED
+M.EXPECTED = "an array from alloc or sharearray.array, a view, or an FFI array such as ffi.new(\"float[?]\", n)"
+
+--- What somebody gave instead.
+function M.in_words(value)
+  if value == nil then return "nil" end
+  if view.is(value) then return "a closed view" end
+  if type(value) == "cdata" then return "cdata of type " .. tostring(ffi.typeof(value)):match("^ctype<(.*)>$") end
+  return "a " .. type(value)
+end
 
 -- Runs the source: the value, or nil, error value, code.
 local function run(self, source)
@@ -172,16 +179,13 @@ local function run(self, source)
   end
   if M.is_array(value) then return value end
   if value == nil and reason ~= nil then return nil, reason, "callback" end
-  local hint = type(value) == "table" and "; make a list into an array with sharearray.array" or ""
-  return nil, ("sharearray: '%s': its function returned %s, not %s%s"):format(self.id,
-    type(value) == "table" and "a table" or tostring(value), EXPECTED, hint), "callback"
+  return nil, ("sharearray: '%s': its function returned %s; expected is %s"):format(self.id, M.in_words(value),
+    M.EXPECTED), "callback"
 end
 
 local function publish_value(self, value, deadline)
-  local draft = draft_of(self, value) or copy_draft(self, value)
-  local map = publish(self, draft, deadline)
-  for _, entry in ipairs(self.allocated) do view.freeze(entry.array) end
-  return map
+  -- Publishing seals the memory: arrays from alloc are read-only from then on.
+  return publish(self, draft_of(self, value) or copy_draft(self, value), deadline)
 end
 
 -- What `alloc` gave and the source did not return goes with the build, and the lock with it.

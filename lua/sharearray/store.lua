@@ -65,8 +65,7 @@ end
 
 local function check_source(source, level)
   if type(source) == "function" or build.is_array(source) then return end
-  local hint = type(source) == "table" and "; make a list into an array with sharearray.array" or ""
-  error(("a source must be a function or %s, not a %s%s"):format(build.EXPECTED, type(source), hint), level + 1)
+  error(("a source must be a function, %s; got %s"):format(build.EXPECTED, build.in_words(source)), level + 1)
 end
 
 -- Which coroutine of this Lua state builds what. Weak: a coroutine that is dropped in the middle of a
