@@ -4,6 +4,7 @@ CFLAGS ?= -O2 -g
 LUAJIT ?= luajit
 PREFIX ?= /usr/local
 BUILD = build
+LDLIBS += -lz
 
 MAKEFLAGS += --no-print-directory
 

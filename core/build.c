@@ -26,22 +26,33 @@ static int check_child(const sharearray_build *build, const sharearray_draft *dr
                  build->id);
 }
 
+/* The file's mode does not stop a mapping that exists already. */
+static int protect(sharearray_build *build, sharearray_draft *draft, char *message) {
+  struct sa_map *map = draft->map;
+  if (!map) return 0;
+  if (sys.mprotect(map->public.base, (size_t)map->public.length, PROT_READ) != 0)
+    return sa_fail_errno(message, "cannot protect the memory of '%s'", build->id);
+  if (map->public.length == draft->bytes) return 0;
+  /* More was written behind the mapped part: what is published needs a mapping of all. */
+  map->public.array.order = '|';
+  sharearray_unref(&map->public);
+  draft->map = NULL;
+  return 0;
+}
+
 /* Makes the draft what it will be for ever: readable only, and known by its inode. */
 static int seal(sharearray_build *build, sharearray_draft *draft, char *message) {
   struct stat st;
   char reason[SHAREARRAY_MESSAGE];
   int code = 0;
   if (sys.fstat(draft->file.fd, &st) != 0) return sa_fail_errno(message, "cannot examine the file of '%s'", build->id);
-  /* The file's mode does not stop a mapping that exists already. */
-  if (draft->map && sys.mprotect(draft->map->public.base, (size_t)draft->bytes, PROT_READ) != 0)
-    return sa_fail_errno(message, "cannot protect the memory of '%s'", build->id);
-  if (!draft->map) code = sa_map_file(draft->file.fd, (uint64_t)st.st_size, &st, &draft->map, message);
+  code = protect(build, draft, message);
+  if (code == 0 && !draft->map) code = sa_map_file(draft->file.fd, (uint64_t)st.st_size, &st, &draft->map, message);
   if (code) return code;
   struct sa_map *map = draft->map;
   map->dev = st.st_dev;
   map->ino = st.st_ino;
-  code = sharearray_npy_read(map->public.base, (size_t)map->public.length, (uint64_t)st.st_size, &map->public.array,
-                             NULL, reason);
+  if (map->public.array.order == 0) code = sa_map_read(map, reason); /* else sealed by an earlier call */
   if (code) return sa_fail(message, code, "the file of '%s' is not usable: %s", build->id, reason);
   if (build->store->disk && sys.fsync(draft->file.fd) != 0)
     return sa_fail_errno(message, "cannot write the file of '%s' to disk", build->id);
@@ -63,9 +74,8 @@ static int hold_lock(sharearray_build *build, bool *anew, char *message) {
  * build->replace if it is a dead builder's. */
 static int yield_to_other(sharearray_build *build, sharearray_map **out, char *message) {
   struct stat st;
-  sharearray_npy npy;
   struct sa_map *map = NULL;
-  int code = sa_entry_look(build->store, build->paths.entry, &st, &npy, &map, message);
+  int code = sa_entry_look(build->store, build->paths.entry, &st, &map, message);
   if (code == SA_ENTRY_READY) *out = &map->public;
   if (code == SA_ENTRY_SHORT) build->replace = true;
   return code;

@@ -86,7 +86,8 @@ int sharearray_draft_map(sharearray_draft *draft, sharearray_map **out, char *me
   struct sa_map *map;
   code = sa_map_shared(draft->file.fd, draft->bytes, &map, message);
   if (code) return code;
-  draft->map = map; /* one reference for the draft, one for the caller */
+  draft->written = draft->bytes; /* what is written from now on goes behind the mapped part */
+  draft->map = map;              /* one reference for the draft, one for the caller */
   sharearray_ref(&map->public);
   *out = &map->public;
   return 0;
@@ -95,10 +96,11 @@ int sharearray_draft_map(sharearray_draft *draft, sharearray_map **out, char *me
 int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t size, char *message) {
   int code = check_child(draft, message);
   if (code) return code;
-  if (size > draft->bytes - draft->written || draft->map)
+  if (size > draft->bytes - draft->written && !draft->map)
     return sa_fail(message, SHAREARRAY_EINVAL, "more was written to a draft than it was made for");
-  if (sa_write_all(draft->file.fd, bytes, size) != 0) return io_error(draft, "write", message);
+  if (sa_write_all(draft->file.fd, bytes, size, draft->written) != 0) return io_error(draft, "write", message);
   draft->written += size;
+  if (draft->map) draft->bytes = draft->written;
   return 0;
 }
 

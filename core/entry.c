@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum {
   FIRST_READ = 1024, /* holds any header but a structured dtype's */
@@ -37,33 +38,53 @@ static int read_header(int fd, uint64_t file_size, sharearray_npy *npy, int *is_
   return code;
 }
 
+/* The members of a bundle are read through the mapping. */
+static int map_bundle(int fd, const struct stat *st, struct sa_map **out, char *message) {
+  struct sa_map *map;
+  int code = sa_map_file(fd, (uint64_t)st->st_size, st, &map, message);
+  if (code == 0) code = sa_map_read(map, message);
+  else return code;
+  if (code) sharearray_unref(&map->public);
+  else *out = map;
+  return code;
+}
+
+/* Whether the file begins as a zip file does, which may be empty. */
+static bool is_bundle(int fd) {
+  char magic[4];
+  return sys.pread(fd, magic, sizeof magic, 0) == sizeof magic &&
+         (memcmp(magic, "PK\3\4", 4) == 0 || memcmp(magic, "PK\5\6", 4) == 0);
+}
+
 /* NONE also for a file that was replaced between its opening and the look at it. */
-static int look_at(sharearray_store *store, const char *path, int fd, struct stat *st, sharearray_npy *npy,
-                   struct sa_map **map, char *message) {
+static int look_at(sharearray_store *store, const char *path, int fd, struct stat *st, struct sa_map **map,
+                   char *message) {
   char reason[SHAREARRAY_MESSAGE];
+  sharearray_npy npy;
   int is_short = 0;
   if (sys.fstat(fd, st) != 0) return sa_fail_errno(message, "cannot examine %s", path);
   if (st->st_nlink == 0) return SA_ENTRY_NONE;
   int code = sa_check_trust(store, st, "entry", path, message);
   if (code) return code;
-  code = read_header(fd, (uint64_t)st->st_size, npy, &is_short, reason);
+  code = read_header(fd, (uint64_t)st->st_size, &npy, &is_short, reason);
   if (is_short) return SA_ENTRY_SHORT;
-  if (code) return sa_fail(message, code, "the entry %s is not usable: %s; refresh or free it", path, reason);
-  if (map) {
+  if (code == 0) {
     code = sa_map_file(fd, (uint64_t)st->st_size, st, map, message);
     if (code) return code;
-    (*map)->public.array = *npy;
+    (*map)->public.array = npy;
+    return SA_ENTRY_READY;
   }
+  if (code == SHAREARRAY_ECORRUPT && is_bundle(fd)) code = map_bundle(fd, st, map, reason);
+  if (code) return sa_fail(message, code, "the entry %s is not usable: %s; refresh or free it", path, reason);
   return SA_ENTRY_READY;
 }
 
-int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy, struct sa_map **map,
-                  char *message) {
+int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, struct sa_map **map, char *message) {
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     int fd = sa_open(path, O_RDONLY);
     if (fd == -ENOENT) return SA_ENTRY_NONE;
     if (fd < 0) return explain_open(store, path, -fd, st, message);
-    int result = look_at(store, path, fd, st, npy, map, message);
+    int result = look_at(store, path, fd, st, map, message);
     sys.close(fd);
     if (result != SA_ENTRY_NONE) return result;
   }

@@ -113,7 +113,7 @@ int sa_file_link(struct sa_file *file, const char *path, char *message);
 /* Over whatever stands under `path`, in one step, by way of `by`. */
 int sa_file_replace(struct sa_file *file, const char *by, const char *path, char *message);
 void sa_file_close(struct sa_file *file);
-int sa_write_all(int fd, const void *bytes, uint64_t size);
+int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset);
 /* Opens a file of the store as the design asks: no link followed, nothing waited for. -errno on error. */
 int sa_open(const char *path, int flags);
 
@@ -146,12 +146,14 @@ void sa_lock_bury(const struct sa_paths *paths, int fd);
 /* map.c */
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);
 int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
+/* Reads what a whole file's mapping holds, an array or a bundle, into its public part. */
+int sa_map_read(struct sa_map *map, char *message);
 
 /* entry.c: the finished file. */
 enum sa_entry { SA_ENTRY_NONE, SA_ENTRY_SHORT, SA_ENTRY_READY };
-/* What stands under the entry's name; READY sets *map where map is not NULL. `st` is filled unless NONE. */
-int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, sharearray_npy *npy, struct sa_map **map,
-                  char *message);
+/* What stands under the entry's name. READY sets *map, with a reference for the caller; `st` is filled
+ * unless NONE. Negative: EUNTRUSTED, EDENIED, ECORRUPT, EUNSUPPORTED, EIO. */
+int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, struct sa_map **map, char *message);
 
 /* store.c */
 void sa_store_ref(sharearray_store *store);

@@ -38,7 +38,13 @@ int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *ou
   sharearray_info info = {0};
   int fd, code = sa_names(store, id, &paths, message);
   if (code) return code;
-  int entry = sa_entry_look(store, paths.entry, &st, &info.array, NULL, reason);
+  struct sa_map *map = NULL;
+  int entry = sa_entry_look(store, paths.entry, &st, &map, reason);
+  if (map) {
+    info.array = map->public.array;
+    info.members = map->public.count;
+    sharearray_unref(&map->public);
+  }
   info.state = state_of(entry);
   if (info.state < 0) return sa_fail(message, entry, "%s", reason);
   int lock = sa_lock_look(store, paths.lock, &fd, &info.builder, entry < 0 ? NULL : reason);

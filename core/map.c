@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 enum { HUGE_PAGE = 2 << 20 };
@@ -42,6 +43,18 @@ int sa_map_shared(int fd, uint64_t length, struct sa_map **out, char *message) {
   return map_new(PROT_READ | PROT_WRITE, MAP_SHARED, fd, length, out, message);
 }
 
+int sa_map_read(struct sa_map *map, char *message) {
+  sharearray_map *public = &map->public;
+  sharearray_member *members;
+  if (public->length < 2 || memcmp(public->base, "PK", 2) != 0)
+    return sharearray_npy_read(public->base, (size_t) public->length, public->length, &public->array, NULL, message);
+  int code = sharearray_npz_read(public->base, public->length, &members, &public->count, message);
+  if (code) return code;
+  public->members = members;
+  public->array.order = '|'; /* no longer 0, which means that the memory is being filled */
+  return 0;
+}
+
 int sharearray_private(uint64_t bytes, sharearray_map **out, char *message) {
   struct sa_map *map;
   int code = map_new(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, bytes ? bytes : 1, &map, message);
@@ -61,5 +74,6 @@ void sharearray_unref(sharearray_map *public) {
   if (atomic_fetch_sub_explicit(&map->references, 1, memory_order_release) != 1) return;
   atomic_thread_fence(memory_order_acquire);
   if (map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
+  free((void *)map->public.members);
   free(map);
 }

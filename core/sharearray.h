@@ -122,11 +122,25 @@ typedef struct sharearray_npy {
   uint32_t descr_length;
 } sharearray_npy;
 
-/* Mapped memory, counted. The caller of a function that returns one owns one reference. */
+/* A member of a bundle. */
+typedef struct sharearray_member {
+  const char *name;     /* UTF-8, no final NUL; in the mapping, or the writer's own */
+  uint64_t offset;      /* of the content, from the start of the file, bytes: a multiple of 64 if we wrote it */
+  uint64_t size;        /* of the content, bytes */
+  uint32_t name_length; /* bytes */
+  uint32_t crc;         /* CRC-32 of the content */
+  sharearray_npy array; /* of a member "*.npy"; its offset counts from the start of the file. Else kind is 0 */
+} sharearray_member;
+
+/* Mapped memory, counted. The caller of a function that returns one owns one reference.
+ * array.order is 0 as long as the memory may be written: a draft's until it is published, private
+ * memory always. */
 typedef struct sharearray_map {
-  void *base;      /* first byte of the file; read-only but for sharearray_private() */
-  uint64_t length; /* of the file, bytes */
-  sharearray_npy array;
+  void *base;                       /* first byte of the file; read-only but for sharearray_private() */
+  uint64_t length;                  /* of the file, bytes */
+  sharearray_npy array;             /* kind 0: a bundle */
+  const sharearray_member *members; /* of a bundle, in the file's order */
+  uint64_t count;                   /* of the members */
 } sharearray_map;
 
 /* Who builds, as the lock says. For messages only: nothing is decided by it. */
@@ -150,7 +164,8 @@ typedef struct sharearray_info {
   uint32_t mode;        /* permission bits of the entry */
   uint64_t bytes;       /* of the file */
   double age;           /* seconds since the publication; -1 where there is no entry */
-  sharearray_npy array; /* state READY only */
+  sharearray_npy array; /* state READY only; kind 0: a bundle */
+  uint64_t members;     /* of a bundle */
   sharearray_owner builder;
   char reason[256]; /* state UNTRUSTED, CORRUPT, UNSUPPORTED: why */
 } sharearray_info;
@@ -245,6 +260,20 @@ SHAREARRAY_API int sharearray_npy_read(const void *bytes, size_t size, uint64_t 
 /* Writes a header (format 1.0, C order) for `descr` as NumPy spells it ("<f4"): its length, a multiple
  * of 64, or EINVAL if `size` bytes do not hold it. */
 SHAREARRAY_API int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size);
+
+/* Bundles: zip files of stored members, as numpy.savez writes them.
+ *
+ * Reads the directory of one that lies in memory. *members is the caller's, to be freed with free();
+ * the names in it point into `bytes`. ECORRUPT, EUNSUPPORTED with the reason. */
+SHAREARRAY_API int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **members, uint64_t *count,
+                                       char *message);
+/* To write one: fill name, name_length and size of each member, and plan sets their offsets and *bytes,
+ * the size of the file. Then, when all crcs are known too, frame i is what stands in front of content i
+ * (from the end of the content before it), and frame `count` what follows the last one. */
+SHAREARRAY_API int sharearray_npz_plan(sharearray_member *members, uint64_t count, uint64_t *bytes, char *message);
+SHAREARRAY_API void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint64_t i, void *bytes);
+/* CRC-32 as zip files have it, of `size` more bytes; 0 to begin with. */
+SHAREARRAY_API uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size);
 
 #ifdef __cplusplus
 }

@@ -94,9 +94,8 @@ void sharearray_store_delete(sharearray_store *store) {
 static int attach_finished(sharearray_store *store, const struct sa_paths *paths, uint32_t flags,
                            sharearray_ticket *ticket, sharearray_map **out, char *message) {
   struct stat st;
-  sharearray_npy npy;
   struct sa_map *map = NULL;
-  int fd, entry = sa_entry_look(store, paths->entry, &st, &npy, &map, message);
+  int fd, entry = sa_entry_look(store, paths->entry, &st, &map, message);
   if (entry < 0) return entry;
   if (entry != SA_ENTRY_READY && !(flags & SHAREARRAY_GET)) return SHAREARRAY_EABSENT;
 
@@ -113,7 +112,7 @@ static int attach_finished(sharearray_store *store, const struct sa_paths *paths
   }
   if (lock < 0) return lock;
   /* One more look: a builder publishes, then removes its lock. */
-  if (sa_entry_look(store, paths->entry, &st, &npy, &map, message) == SA_ENTRY_READY) {
+  if (sa_entry_look(store, paths->entry, &st, &map, message) == SA_ENTRY_READY) {
     *out = &map->public;
     return SHAREARRAY_READY;
   }
@@ -150,10 +149,10 @@ static bool replaceable(int code, const struct stat *st) {
 static int attach_locked(sharearray_store *store, const char *id, const struct sa_paths *paths, int lock,
                          uint32_t flags, sharearray_map **out, sharearray_build **build, char *message) {
   struct stat st;
-  sharearray_npy npy;
   struct sa_map *map = NULL;
   bool refresh = flags & SHAREARRAY_REFRESH;
-  int code = sa_entry_look(store, paths->entry, &st, &npy, refresh ? NULL : &map, message);
+  int code = sa_entry_look(store, paths->entry, &st, &map, message);
+  if (map && refresh) sharearray_unref(&map->public);
   if (code == SA_ENTRY_READY && !refresh) {
     *out = &map->public;
     code = SHAREARRAY_READY;

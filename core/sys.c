@@ -29,7 +29,6 @@ struct sa_sys sys = {
     .fstat = sys_fstat,
     .lstat = sys_lstat,
     .pread = pread,
-    .write = write,
     .pwrite = pwrite,
     .ftruncate = ftruncate,
     .fallocate = posix_fallocate,

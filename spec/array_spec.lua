@@ -4,17 +4,7 @@ local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
 local ffi = require "ffi"
 local view = require "sharearray.view"
-
-local function raises(pattern, f)
-  local ok, message = pcall(f)
-  assert.is_false(ok, "no error: " .. pattern)
-  local line, text = message:match("^[^:]*array_spec%.lua:(%d+): (.*)$")
-  assert.is_truthy(line, "blamed on another file: " .. message)
-  local info = debug.getinfo(f, "S")
-  line = tonumber(line)
-  assert.is_true(line >= info.linedefined and line <= info.lastlinedefined, "blamed on another line: " .. message)
-  assert.matches(pattern, text)
-end
+local raises = require("support.views").raises
 
 local function check(x, name, shape, list)
   assert.is_true(view.is(x) and view.is_writable(x) and view.contiguous(x))

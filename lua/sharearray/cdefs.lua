@@ -63,10 +63,20 @@ typedef struct sharearray_npy {
   uint32_t descr_offset;
   uint32_t descr_length;
 } sharearray_npy;
+typedef struct sharearray_member {
+  const char *name;
+  uint64_t offset;
+  uint64_t size;
+  uint32_t name_length;
+  uint32_t crc;
+  sharearray_npy array;
+} sharearray_member;
 typedef struct sharearray_map {
   void *base;
   uint64_t length;
   sharearray_npy array;
+  const sharearray_member *members;
+  uint64_t count;
 } sharearray_map;
 typedef struct sharearray_owner {
   int64_t pid;
@@ -86,6 +96,7 @@ typedef struct sharearray_info {
   uint64_t bytes;
   double age;
   sharearray_npy array;
+  uint64_t members;
   sharearray_owner builder;
   char reason[256];
 } sharearray_info;
@@ -93,11 +104,10 @@ const char *sharearray_code(int code);
 int sharearray_store_new(const sharearray_options *options, sharearray_store **store, char *message);
 void sharearray_store_delete(sharearray_store *store);
 int sharearray_valid_id(const char *prefix, const char *id, size_t length);
-int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags,
-                      sharearray_ticket *ticket, sharearray_map **map,
-                      sharearray_build **build, char *message);
-void sharearray_wait(sharearray_store *store, const char *id,
-                     const sharearray_ticket *ticket, double seconds);
+int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+      sharearray_map **map, sharearray_build **build, char *message);
+void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket,
+      double seconds);
 int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
 int sharearray_remove(sharearray_store *store, const char *id, char *message);
 int sharearray_ids(sharearray_store *store, char **ids, size_t *count, char *message);
@@ -109,20 +119,24 @@ int sharearray_current(sharearray_store *store, const char *id, const sharearray
 double sharearray_clock(void);
 void sharearray_build_delete(sharearray_build *build);
 int sharearray_draft_new(sharearray_store *store, uint64_t bytes, sharearray_draft **draft,
-                         char *message);
+      char *message);
 int sharearray_draft_reserve(sharearray_draft *draft, uint64_t step, char *message);
 int sharearray_draft_map(sharearray_draft *draft, sharearray_map **map, char *message);
 int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t size, char *message);
 void sharearray_draft_delete(sharearray_draft *draft);
 int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharearray_map **map,
-                       char *message);
+      char *message);
 int sharearray_private(uint64_t bytes, sharearray_map **map, char *message);
 void sharearray_ref(sharearray_map *map);
 void sharearray_unref(sharearray_map *map);
 int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy,
-                        int *is_short, char *message);
-int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes,
-                         size_t size);
+      int *is_short, char *message);
+int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size);
+int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **members, uint64_t *count,
+      char *message);
+int sharearray_npz_plan(sharearray_member *members, uint64_t count, uint64_t *bytes, char *message);
+void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint64_t i, void *bytes);
+uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size);
 ]]
 
 -- nginx with its code cache off, busted and two Lua states load this file again in one process; the

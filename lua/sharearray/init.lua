@@ -11,6 +11,7 @@
 -- @module sharearray
 
 local array = require "sharearray.array"
+local bundle = require "sharearray.bundle"
 local dtype = require "sharearray.dtype"
 local store = require "sharearray.store"
 
@@ -49,6 +50,12 @@ function M.new(opts) return store.new(opts) end
 
 --- A private array from nested lists, a string, FFI cdata or a view.
 M.array = array.array
+
+--- Marks a table as a list, which matters in a bundle while it is empty: `{}` is an empty object.
+M.as_list = bundle.as_list
+
+--- JSON's null, for bundles.
+M.null = bundle.null
 
 --- A dtype object from NumPy's name or type code; nil and a message for anything else.
 M.dtype = dtype.of

@@ -6,6 +6,7 @@
 -- @module sharearray.place
 
 local ffi = require "ffi"
+local bundle = require "sharearray.bundle"
 local dtype = require "sharearray.dtype"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
@@ -60,9 +61,7 @@ function M.open(settings, level)
   return place
 end
 
---- A read-only view of all that `map` holds. Takes over the caller's reference to it.
-function M.view_of(map)
-  local array = map.array
+local function view_of(map, array)
   local type_ = dtype.from_npy(string.char(array.kind), array.itemsize)
   local shape, strides, step = {}, nil, 1
   for i = 1, array.ndim do shape[i] = tonumber(array.shape[i - 1]) end
@@ -73,19 +72,48 @@ function M.view_of(map)
       step = step * shape[i]
     end
   end
-  local pointer = ffi.cast("const char *", map.base) + array.offset
-  local result = view.new(type_, shape, strides, pointer, map, false)
-  C.sharearray_unref(map)
-  return result
+  return view.new(type_, shape, strides, ffi.cast("const char *", map.base) + array.offset, map, false)
 end
 
---- Puts an array into the memo.
--- @param map its mapping, with a reference that the view takes over
+-- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
+local function table_of(map)
+  local arrays, named, form = {}, {}, nil
+  for i = 0, tonumber(map.count) - 1 do
+    local member = map.members[i]
+    local name = ffi.string(member.name, member.name_length)
+    if member.array.kind ~= 0 then
+      arrays[i + 1] = view_of(map, member.array)
+      named[name:gsub("%.npy$", "")] = arrays[i + 1]
+    elseif name == bundle.FORM then
+      form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
+    end
+  end
+  if form then return bundle.rebuild(form, arrays) end
+  return named
+end
+
+--- Puts what is under an id into the memo.
+-- @param map its mapping, with a reference that this call takes over
 -- @tparam number counter the id's counter, read before the array was looked for
+-- @return[1] a view, or the table of a bundle
+-- @return[2] nil, message, code
 function Place:remember(id, map, counter)
-  local result = M.view_of(map)
-  self.memo[id] = { view = result, counter = counter, until_ = C.sharearray_clock() + RECHECK }
-  return result
+  local value, pin, problem
+  if map.array.kind == 0 then
+    value, problem = table_of(map)
+    -- A view of nothing, which keeps the map for the memo whatever becomes of the table.
+    pin = view.new(dtype.of("uint8"), { 0 }, nil, map.base, map, false)
+  else
+    value = view_of(map, map.array)
+    pin = value
+  end
+  C.sharearray_unref(map) -- the views have their own references
+  if not value then
+    return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path, id,
+      problem), "corrupt"
+  end
+  self.memo[id] = { value = value, pin = pin, counter = counter, until_ = C.sharearray_clock() + RECHECK }
+  return value
 end
 
 function Place:forget(id)
@@ -94,7 +122,7 @@ end
 
 -- Its user may have closed the view: the map is gone then.
 local function is_current(self, id, entry)
-  local map = view.map(entry.view)
+  local map = view.map(entry.pin)
   return map ~= nil and C.sharearray_current(self.handle, id, map) == 1
 end
 
@@ -114,21 +142,21 @@ local function drop_outdated(self, total)
   self.seen = total
 end
 
---- The view in the memo if it still is what stands under the id, else nil.
+--- The value in the memo if it still is what stands under the id, else nil.
 function Place:lookup(id)
   local total = self.changes[0]
   if total ~= self.seen then drop_outdated(self, total) end
   local entry = self.memo[id]
   if not entry then return nil end
   local now = C.sharearray_clock()
-  if now >= entry.until_ or view.map(entry.view) == nil then
+  if now >= entry.until_ or view.map(entry.pin) == nil then
     if not is_current(self, id, entry) then
       self.memo[id] = nil
       return nil
     end
     entry.until_ = now + RECHECK
   end
-  return entry.view
+  return entry.value
 end
 
 --- `nil, message, code` for a negative return of the core's.

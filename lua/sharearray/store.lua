@@ -64,8 +64,10 @@ local function check_id(self, id, level)
 end
 
 local function check_source(source, level)
-  if type(source) == "function" or build.is_array(source) then return end
-  error(("a source must be a function, %s; got %s"):format(build.EXPECTED, build.in_words(source)), level + 1)
+  if type(source) == "function" then return end
+  local right, given = build.check(source)
+  if right then return end
+  error(("a source must be a function, %s; got %s"):format(build.EXPECTED, given), level + 1)
 end
 
 -- Which coroutine of this Lua state builds what. Weak: a coroutine that is dropped in the middle of a
@@ -91,9 +93,13 @@ local function run_build(self, id, handle, source, deadline, ticket)
     wait.say(settings, id, "not built: " .. tostring(reason))
     return nil, reason, code
   end
-  local result = place:remember(id, map, ticket.seen)
-  wait.say(settings, id, ("published, %s (%s), %d bytes in %.1f s"):format(tostring(result.dtype),
-    table.concat(result.shape, ", "), result.nbytes, (C.sharearray_clock() - started) / 1000))
+  local bytes = tonumber(map.length)
+  local result, problem, problem_code = place:remember(id, map, ticket.seen)
+  if not result then return nil, problem, problem_code end
+  local what = type(result) == "table" and "a bundle"
+    or ("%s (%s)"):format(tostring(result.dtype), table.concat(result.shape, ", "))
+  wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(what, bytes,
+    (C.sharearray_clock() - started) / 1000))
   return result
 end
 
@@ -142,8 +148,8 @@ function Store:cache(id, source, opts)
     local place = self.place
     local entry = place.memo[id]
     if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_
-      and entry.view.map ~= nil then -- not closed
-      return entry.view
+      and entry.pin.map ~= nil then -- not closed
+      return entry.value
     end
   else
     self = with(self, opts, 2)
@@ -163,8 +169,8 @@ function Store:get(id, opts)
     local place = self.place
     local entry = place.memo[id]
     if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_
-      and entry.view.map ~= nil then -- not closed
-      return entry.view
+      and entry.pin.map ~= nil then -- not closed
+      return entry.value
     end
   else
     self = with(self, opts, 2)
@@ -258,7 +264,9 @@ local function describe(self, id, info)
     builder = builder_of(info.builder),
     reason = info.reason[0] ~= 0 and ffi.string(info.reason) or nil,
   }
-  if state == "ready" then
+  if state == "ready" and info.array.kind == 0 then
+    result.kind, result.nbytes, result.members = "bundle", result.bytes, tonumber(info.members)
+  elseif state == "ready" then
     result.kind = "array"
     result.dtype = tostring(dtype.from_npy(string.char(info.array.kind), info.array.itemsize))
     result.nbytes = tonumber(info.array.nbytes)
@@ -276,7 +284,7 @@ local function stat(self, id)
 end
 
 --- What stands under the id.
--- @treturn[1] table `id path state kind dtype shape nbytes bytes age owner mode builder reason`;
+-- @treturn[1] table `id path state kind dtype shape nbytes members bytes age owner mode builder reason`;
 --   state is one of ready, building, partial, untrusted, corrupt, unsupported; age in seconds
 -- @return[2] nil, message, code
 function Store:stat(id, opts)

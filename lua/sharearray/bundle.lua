@@ -1,0 +1,201 @@
+--- Bundles: tables of arrays and plain values, taken apart into members and a form, and put together.
+--
+-- The form is a JSON text (lua-cjson): the table itself, with `{"$array": i}` where member i stands.
+-- Whatever JSON, or one of lua-cjson's builds, would not give back exactly is tagged in the same way:
+--
+--   {"$number": "9007199254740994"} a number that 14 digits do not hold, or that is not finite
+--   {"$int64": "5"}, {"$uint64": "5"}
+--   {"$bytes": "00ff"}        a string that is not UTF-8, as hexadecimal digits
+--   {"$list": []}             an empty list; {} is an empty object
+--   {"$table": [[k, v], ...]} a table with keys that are neither 1 to n nor names
+-- @module sharearray.bundle
+
+local cjson = require("cjson").new() -- our own settings, whatever the user's are
+local ffi = require "ffi"
+local array = require "sharearray.array"
+local view = require "sharearray.view"
+
+local M = {}
+
+--- The name of the member that holds the form.
+M.FORM = "sharearray.json"
+
+--- JSON's null, which a Lua table cannot hold as nil.
+M.null = cjson.null
+
+local MAX_DEPTH = 100
+local int64, uint64 = ffi.typeof("int64_t"), ffi.typeof("uint64_t")
+
+-- OpenResty's lua-cjson has such a mark of its own.
+local list_metatable = cjson.empty_array_mt or { __name = "list" }
+
+--- Marks a table as a list, which only matters while it is empty.
+function M.as_list(t) return setmetatable(t, list_metatable) end
+
+-- Well-formed UTF-8 of more than one byte (RFC 3629, section 4).
+local SEQUENCES = {
+  "[\194-\223][\128-\191]", "\224[\160-\191][\128-\191]", "[\225-\236\238\239][\128-\191][\128-\191]",
+  "\237[\128-\159][\128-\191]", "\240[\144-\191][\128-\191][\128-\191]",
+  "[\241-\243][\128-\191][\128-\191][\128-\191]", "\244[\128-\143][\128-\191][\128-\191]",
+}
+
+local function is_utf8(text)
+  if not text:find("[\128-\255]") then return true end
+  for _, sequence in ipairs(SEQUENCES) do text = text:gsub(sequence, ".") end
+  return not text:find("[\128-\255]")
+end
+
+-- Taking apart ---------------------------------------------------------------------------------------
+
+local function encode_number(value)
+  if tonumber(("%.14g"):format(value)) == value and value - value == 0 and (value ~= 0 or 1 / value > 0) then
+    return value
+  end
+  return { ["$number"] = ("%.17g"):format(value) }
+end
+
+local function encode_string(value)
+  if is_utf8(value) then return value end
+  return { ["$bytes"] = value:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end) }
+end
+
+-- "list" for keys 1 to n, "object" for names, else "table".
+local function kind_of(t)
+  local count, named = 0, true
+  for key in pairs(t) do
+    count = count + 1
+    named = named and type(key) == "string" and key:sub(1, 1) ~= "$" and is_utf8(key)
+  end
+  local metatable = getmetatable(t)
+  if count == 0 then
+    local marked = metatable ~= nil and (metatable == list_metatable or metatable == cjson.array_mt)
+    return marked and "empty list" or "object"
+  end
+  if count == #t then return "list" end
+  return named and "object" or "table"
+end
+
+local encode
+
+local function encode_table(state, t, path, depth)
+  if state.open[t] then error({ path = path, problem = "contains itself" }) end
+  if depth > MAX_DEPTH then error({ path = path, problem = "is nested too deep" }) end
+  state.open[t] = true
+  local kind, result = kind_of(t), {}
+  if kind == "empty list" then
+    result["$list"] = {}
+  elseif kind == "table" then
+    local pairs_ = {}
+    for key, value in pairs(t) do
+      pairs_[#pairs_ + 1] = { encode(state, key, path, depth + 1),
+        encode(state, value, ("%s/%s"):format(path, tostring(key)), depth + 1) }
+    end
+    result["$table"] = pairs_
+  else
+    for key, value in pairs(t) do
+      result[key] = encode(state, value, path == "" and tostring(key) or path .. "/" .. key, depth + 1)
+    end
+  end
+  state.open[t] = nil
+  return result
+end
+
+local function encode_array(state, value, path)
+  local index = state.index[value]
+  if not index then
+    index = #state.arrays + 1
+    state.arrays[index], state.paths[index], state.index[value] = value, path, index
+  end
+  return { ["$array"] = index }
+end
+
+function encode(state, value, path, depth)
+  local kind = type(value)
+  if value == cjson.null or kind == "boolean" then return value end
+  if cjson.empty_array ~= nil and value == cjson.empty_array then return { ["$list"] = {} } end
+  if kind == "string" then return encode_string(value) end
+  if kind == "number" then return encode_number(value) end
+  if kind == "table" then return encode_table(state, value, path, depth) end
+  if kind == "cdata" then
+    if view.is(value) and view.map(value) == nil then error({ path = path, problem = "is a closed view" }) end
+    if view.is(value) or array.from_cdata(value) then return encode_array(state, value, path) end
+    if ffi.istype(int64, value) then return { ["$int64"] = tostring(value):match("^%-?%d+") } end
+    if ffi.istype(uint64, value) then return { ["$uint64"] = tostring(value):match("^%d+") } end
+  end
+  error({ path = path, problem = "is " .. (kind == "cdata" and "cdata that is no array" or "a " .. kind) })
+end
+
+--- Takes a table apart.
+-- @treturn[1] table the arrays
+-- @treturn[1] table the path of each, "layers/1/weight"
+-- @treturn[1] string the form
+-- @return[2] nil, message
+function M.flatten(t)
+  local state = { arrays = {}, paths = {}, index = {}, open = {} }
+  local ok, form = pcall(encode, state, t, "", 0)
+  if not ok then
+    if type(form) ~= "table" then error(form, 0) end
+    return nil, ("its member '%s' %s: a bundle holds arrays, strings, numbers, booleans and tables of them"):format(
+      form.path, form.problem)
+  end
+  if #state.arrays == 0 then
+    return nil, "the table has no array in it; make a list of numbers into one with sharearray.array"
+  end
+  return state.arrays, state.paths, cjson.encode(form)
+end
+
+-- Putting together -----------------------------------------------------------------------------------
+
+-- A 64-bit integer from its digits; tonumber would round it.
+local function parse_integer(ctype, digits)
+  local value, negative = ctype(0), digits:sub(1, 1) == "-"
+  for digit in digits:gmatch("%d") do value = value * 10 + (negative and -1 or 1) * tonumber(digit) end
+  return value
+end
+
+local decode
+
+local tags = {
+  ["$array"] = function(arrays, index)
+    return assert(arrays[index], "the form names a member that is not there")
+  end,
+  ["$number"] = function(_, text)
+    if text:find("nan", 1, true) then return 0 / 0 end
+    return assert(tonumber(text), "the form has a damaged number")
+  end,
+  ["$int64"] = function(_, text) return parse_integer(int64, text) end,
+  ["$uint64"] = function(_, text) return parse_integer(uint64, text) end,
+  ["$bytes"] = function(_, text)
+    return (text:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end))
+  end,
+  ["$list"] = function() return M.as_list({}) end,
+  ["$table"] = function(arrays, list)
+    local result = {}
+    for _, pair in ipairs(list) do result[decode(arrays, pair[1])] = decode(arrays, pair[2]) end
+    return result
+  end,
+}
+
+function decode(arrays, node)
+  if type(node) ~= "table" then return node end
+  local key, value = next(node)
+  if type(key) == "string" and key:sub(1, 1) == "$" then
+    return assert(tags[key], "the form has an unknown tag")(arrays, value)
+  end
+  local result = {}
+  for k, v in pairs(node) do result[k] = decode(arrays, v) end
+  return result
+end
+
+--- Puts a table together.
+-- @tparam string form
+-- @tparam table arrays the members' views
+-- @return[1] the table
+-- @return[2] nil, message
+function M.rebuild(form, arrays)
+  local ok, result = pcall(function() return decode(arrays, cjson.decode(form)) end)
+  if ok then return result end
+  return nil, tostring(result):gsub("^[^:]+:%d+: ", "")
+end
+
+return M

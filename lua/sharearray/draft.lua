@@ -1,0 +1,364 @@
+--- Drafts: the files of one build, filled in place or written, before one of them gets its name.
+--
+-- An array from `alloc` lies in the final file already and is published as it stands; so do all arrays
+-- of `alloc{...}`, in one file. Anything else is written into a file with write(2), in pieces, so that
+-- an event loop can breathe.
+-- @module sharearray.draft
+
+local ffi = require "ffi"
+local array = require "sharearray.array"
+local bundle = require "sharearray.bundle"
+local dtype = require "sharearray.dtype"
+local place_ = require "sharearray.place"
+local view = require "sharearray.view"
+local wait = require "sharearray.wait"
+local C = require("sharearray.cdefs").C
+
+local M = {}
+
+local PIECE = 64 * 2 ^ 20 -- bytes reserved, written or summed between two breaths
+local HEADER = 4096       -- room for the header of an .npy file, 32 dimensions included
+
+local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local draft_out = ffi.new("sharearray_draft *[1]")
+local map_out = ffi.new("sharearray_map *[1]")
+local bytes_out = ffi.new("uint64_t[1]")
+local header_buffer = ffi.new("char[?]", HEADER)
+
+local function delete_draft(draft) C.sharearray_draft_delete(draft) end
+
+--- What is raised when the machine refuses: `cache` turns it into `nil, message, code`. A source that
+-- catches it sees the message with `tostring`.
+local Refusal = {}
+Refusal.__index = Refusal
+function Refusal.__tostring(refusal) return refusal.message end
+
+function M.is_refusal(value) return getmetatable(value) == Refusal end
+
+--- Raises a refusal: `nil, message, code` as values go around.
+function M.raise(text, code) error(setmetatable({ message = text, code = code }, Refusal), 0) end
+
+--- Raises a refusal for a negative return of the core's.
+function M.refuse(id, code, text)
+  local _, words, word = place_.failure(id, code, text)
+  M.raise(words, word)
+end
+
+local Drafts = {}
+Drafts.__index = Drafts
+
+--- The drafts of one build.
+function M.new(place, settings, id)
+  return setmetatable({ place = place, settings = settings, id = id, list = {}, allocated = {} }, Drafts)
+end
+
+local function size_of(shape)
+  local size = 1
+  for _, n in ipairs(shape) do size = size * n end
+  return size
+end
+
+local function header_of(type_, shape)
+  local dims = ffi.new("uint64_t[?]", #shape + 1)
+  for i, n in ipairs(shape) do dims[i - 1] = n end
+  local length = C.sharearray_npy_write(type_.descr, #shape, dims, header_buffer, HEADER)
+  assert(length > 0, "the header of an array does not fit")
+  return ffi.string(header_buffer, length)
+end
+
+local function new_draft(self, bytes)
+  local code = C.sharearray_draft_new(self.place.handle, bytes, draft_out, message)
+  if code < 0 then M.refuse(self.id, code, message) end
+  local draft = ffi.gc(draft_out[0], delete_draft)
+  self.list[#self.list + 1] = draft
+  return draft
+end
+
+-- A draft in memory, reserved in full: the draft, and its map with a reference for the caller.
+local function mapped_draft(self, bytes)
+  local draft = new_draft(self, bytes)
+  local more
+  repeat
+    more = C.sharearray_draft_reserve(draft, PIECE, message)
+    if more < 0 then M.refuse(self.id, more, message) end
+    wait.breathe(self.settings)
+  until more == 0
+  local code = C.sharearray_draft_map(draft, map_out, message)
+  if code < 0 then M.refuse(self.id, code, message) end
+  return draft, map_out[0]
+end
+
+local function write(self, draft, pointer, bytes)
+  local code = C.sharearray_draft_write(draft, pointer, bytes, message)
+  if code < 0 then M.refuse(self.id, code, message) end
+  wait.breathe(self.settings)
+end
+
+-- Arrays ---------------------------------------------------------------------------------------------
+
+-- Puts an array with its header at `at` into mapped memory.
+local function place_array(map, at, header, type_, shape)
+  ffi.copy(ffi.cast("char *", map.base) + at, header, #header)
+  return view.new(type_, shape, nil, ffi.cast("char *", map.base) + at + #header, map, true)
+end
+
+--- A zeroed array in a file of its own.
+function Drafts:array(type_, shape)
+  local header = header_of(type_, shape)
+  local draft, map = mapped_draft(self, #header + size_of(shape) * type_.itemsize)
+  local result = place_array(map, 0, header, type_, shape)
+  C.sharearray_unref(map) -- the array has its own reference, and the draft another
+  self.allocated[#self.allocated + 1] = { draft = draft, map = map, header = #header, nbytes = result.nbytes }
+  return result
+end
+
+-- Whether `value` is all of the memory behind the header at `at`, whatever its shape is by now. A
+-- header of the same length is then written for that shape.
+local function fits(value, map, at, header_length, nbytes)
+  if not view.is(value) or view.map(value) ~= map or value.nbytes ~= nbytes or not view.contiguous(value) then
+    return false
+  end
+  local start = ffi.cast("char *", map.base) + at
+  local header = header_of(value.dtype, value.shape)
+  if #header ~= header_length or ffi.cast("const char *", view.pointer(value)) ~= start + header_length then
+    return false
+  end
+  ffi.copy(start, header, #header)
+  return true
+end
+
+-- The draft of an array from `alloc`, if that is what the value is.
+local function draft_in_place(self, value)
+  for _, entry in ipairs(self.allocated) do
+    if not entry.members and fits(value, entry.map, 0, entry.header, entry.nbytes) then return entry.draft end
+  end
+end
+
+-- What is to be written of an array: its header, the bytes of its data, and the pieces of them.
+local function content_of(value)
+  local pointer, type_, shape
+  if view.is(value) then
+    type_, shape = value.dtype, value.shape
+  else
+    pointer, type_, shape = array.from_cdata(value)
+    pointer = ffi.cast("const char *", pointer)
+  end
+  local bytes = size_of(shape) * type_.itemsize
+  local function pieces()
+    if view.is(value) then return view.pieces(value, PIECE) end
+    local at = 0
+    return function()
+      local from, size = at, math.min(PIECE, bytes - at)
+      if size <= 0 then return nil end
+      at = at + size
+      return pointer + from, size
+    end
+  end
+  return { header = header_of(type_, shape), bytes = bytes, pieces = pieces }
+end
+
+local function write_content(self, draft, content)
+  write(self, draft, content.header, #content.header)
+  for piece, size in content.pieces() do write(self, draft, piece, size) end
+end
+
+--- A draft that holds the array: its own, or a new one with a copy.
+function Drafts:of_array(value)
+  local draft = draft_in_place(self, value)
+  if draft then return draft end
+  local content = content_of(value)
+  draft = new_draft(self, #content.header + content.bytes)
+  write_content(self, draft, content)
+  return draft
+end
+
+-- Bundles --------------------------------------------------------------------------------------------
+
+-- A member's name: the array's path, made fit for a zip file, and unlike the others.
+local function member_name(path, taken)
+  local stem = path:gsub("[%c\\\128-\255]", "_"):gsub("^/+", "_"):gsub("%.%.", "__"):sub(1, 200)
+  local name, count = stem .. ".npy", 1
+  while taken[name] do
+    count = count + 1
+    name = ("%s~%d.npy"):format(stem, count)
+  end
+  taken[name] = true
+  return name
+end
+
+-- The members of a file to be, planned: a C array, the size of the file, and the names, which the C
+-- array points to.
+local function plan(self, names, sizes)
+  local members = ffi.new("sharearray_member[?]", #names + 1)
+  for i, name in ipairs(names) do
+    members[i - 1].name, members[i - 1].name_length, members[i - 1].size = name, #name, sizes[i]
+  end
+  local code = C.sharearray_npz_plan(members, #names, bytes_out, message)
+  if code < 0 then M.refuse(self.id, code, message) end
+  return { c = members, names = names, count = #names, bytes = tonumber(bytes_out[0]) }
+end
+
+-- Where content i (from 1) ends.
+local function end_of(members, i)
+  if i == 0 then return 0 end
+  return tonumber(members.c[i - 1].offset + members.c[i - 1].size)
+end
+
+-- What stands in front of content i (from 1), or behind the last one.
+local function frame(members, i)
+  local stop = i <= members.count and tonumber(members.c[i - 1].offset) or members.bytes
+  local size = stop - end_of(members, i - 1)
+  local buffer = ffi.new("char[?]", size)
+  C.sharearray_npz_frame(members.c, members.count, i - 1, buffer)
+  return buffer, size
+end
+
+local function is_leaf(spec)
+  return type(spec[2]) == "table" or type(spec[2]) == "number"
+end
+
+-- Makes a table like `spec`, of what `make` gives for each {dtype, shape}.
+local function map_spec(spec, path, make)
+  local result = {}
+  for key, value in pairs(spec) do
+    local where = path == "" and tostring(key) or path .. "/" .. tostring(key)
+    if type(value) ~= "table" then
+      error(("alloc: '%s' must be {dtype, shape} or a table of such, got %s"):format(where, type(value)), 0)
+    end
+    result[key] = is_leaf(value) and make(value, where) or map_spec(value, where, make)
+  end
+  return result
+end
+
+local function check_leaf(spec, path)
+  local type_, problem = dtype.of(spec[1])
+  local shape
+  if type_ then shape, problem = view.check_shape(spec[2]) end
+  if not shape then error(("alloc: '%s': %s"):format(path, problem), 0) end
+  return type_, shape
+end
+
+--- `alloc{ x = {"float32", {n, d}}, y = {"uint8", {n}} }`: all arrays of a bundle, zeroed, in one file.
+function Drafts:arrays(spec)
+  local leaves, names, sizes, taken = {}, {}, {}, {}
+  map_spec(spec, "", function(leaf, path)
+    local type_, shape = check_leaf(leaf, path)
+    local header = header_of(type_, shape)
+    local entry = { type = type_, shape = shape, header = header, nbytes = size_of(shape) * type_.itemsize }
+    leaves[#leaves + 1] = entry
+    names[#names + 1], sizes[#sizes + 1] = member_name(path, taken), #header + entry.nbytes
+    return entry
+  end)
+  if #names == 0 then error("alloc: a table of arrays has none in it", 0) end
+  local members = plan(self, names, sizes)
+  local draft, map = mapped_draft(self, end_of(members, #names))
+  local index = 0 -- pairs goes through a table in the same order twice
+  local result = map_spec(spec, "", function()
+    index = index + 1
+    local entry = leaves[index]
+    entry.index, entry.at = index, tonumber(members.c[index - 1].offset)
+    return place_array(map, entry.at, entry.header, entry.type, entry.shape)
+  end)
+  C.sharearray_unref(map)
+  self.allocated[#self.allocated + 1] =
+    { draft = draft, map = map, members = leaves, names = names, sizes = sizes }
+  return result
+end
+
+local function sum_bytes(self, crc, pointer, size)
+  for at = 0, size - 1, PIECE do
+    crc = C.sharearray_crc32(crc, pointer + at, math.min(PIECE, size - at))
+    wait.breathe(self.settings)
+  end
+  return crc
+end
+
+-- For each array the leaf of the group it fills, if they are all of the group and each only once.
+local function match_group(group, arrays)
+  if #arrays ~= #group.members then return nil end
+  local order, used = {}, {}
+  for i, value in ipairs(arrays) do
+    for _, leaf in ipairs(group.members) do
+      if not used[leaf] and fits(value, group.map, leaf.at, #leaf.header, leaf.nbytes) then
+        order[i], used[leaf] = leaf, true
+        break
+      end
+    end
+    if not order[i] then return nil end
+  end
+  return order
+end
+
+local function extended(list, value)
+  local result = {}
+  for i, item in ipairs(list) do result[i] = item end
+  result[#result + 1] = value
+  return result
+end
+
+-- Completes the file of a group: the frames between the members, and the form behind them.
+local function finish_group(self, group, form)
+  local names, sizes = extended(group.names, bundle.FORM), extended(group.sizes, #form)
+  local members = plan(self, names, sizes)
+  local base = ffi.cast("char *", group.map.base)
+  for i = 1, #group.names do
+    local member = members.c[i - 1]
+    member.crc = sum_bytes(self, 0, base + member.offset, tonumber(member.size))
+    local bytes, size = frame(members, i)
+    ffi.copy(base + end_of(members, i - 1), bytes, size)
+  end
+  members.c[#names - 1].crc = C.sharearray_crc32(0, form, #form)
+  write(self, group.draft, frame(members, #names))
+  write(self, group.draft, form, #form)
+  write(self, group.draft, frame(members, #names + 1))
+  return group.draft
+end
+
+local function copy_bundle(self, arrays, paths, form)
+  local contents, names, sizes, taken = {}, {}, {}, {}
+  for i, value in ipairs(arrays) do
+    contents[i] = content_of(value)
+    names[i], sizes[i] = member_name(paths[i], taken), #contents[i].header + contents[i].bytes
+  end
+  names[#names + 1], sizes[#sizes + 1] = bundle.FORM, #form
+  local members = plan(self, names, sizes)
+  for i, content in ipairs(contents) do
+    local crc = C.sharearray_crc32(0, content.header, #content.header)
+    for piece, size in content.pieces() do crc = sum_bytes(self, crc, ffi.cast("const char *", piece), size) end
+    members.c[i - 1].crc = crc
+  end
+  members.c[#names - 1].crc = C.sharearray_crc32(0, form, #form)
+  local draft = new_draft(self, members.bytes)
+  for i, content in ipairs(contents) do
+    write(self, draft, frame(members, i))
+    write_content(self, draft, content)
+  end
+  write(self, draft, frame(members, #names))
+  write(self, draft, form, #form)
+  write(self, draft, frame(members, #names + 1))
+  return draft
+end
+
+--- A draft that holds the bundle: that of `alloc{...}`, or a new one with copies.
+-- @param flat what `bundle.flatten` gave: arrays, paths, form
+function Drafts:of_bundle(flat)
+  for _, group in ipairs(self.allocated) do
+    local order = group.members and match_group(group, flat.arrays)
+    if order then
+      -- The form counts members in the file's order.
+      local form = flat.form:gsub('{"$array":(%d+)}', function(i)
+        return ('{"$array":%d}'):format(order[tonumber(i)].index)
+      end)
+      return finish_group(self, group, form)
+    end
+  end
+  return copy_bundle(self, flat.arrays, flat.paths, flat.form)
+end
+
+--- Gives all drafts back. Arrays that were not published stay private memory of their holder.
+function Drafts:release()
+  for _, draft in ipairs(self.list) do delete_draft(ffi.gc(draft, nil)) end
+  self.list = {}
+end
+
+return M

@@ -1,0 +1,352 @@
+-- Bundles: tables of arrays and plain values, as one file under one id.
+local cjson = require "cjson"
+local ffi = require "ffi"
+local machine = require "support.machine"
+local sharearray = require "sharearray"
+
+describe("a bundle", function()
+  local directory, store, env
+
+  before_each(function()
+    directory = machine.directory()
+    store = sharearray.new { shm_path = directory }
+    env = { SHAREARRAY_SHM_PATH = directory }
+  end)
+
+  after_each(function() machine.remove(directory) end)
+
+  local function model()
+    return {
+      weights = { sharearray.array({ { 1, 2 }, { 3, 4 } }, "float32"), sharearray.array({ 5, 6 }) },
+      vocabulary = { "the", "of", "ä" },
+      config = { layers = 2, rate = 0.1, name = "small", bias = false },
+    }
+  end
+
+  -- Asks in a process of its own, whose memo is empty.
+  local function elsewhere(code)
+    return (machine.worker(code, {}, env):finish():gsub("\n$", ""))
+  end
+
+  it("comes back as it was, in one file, in every process", function()
+    local bundle = assert(store:cache("m", model()))
+    assert.same({ { 1, 2 }, { 3, 4 } }, bundle.weights[1]:totable())
+    assert.same({ 5, 6 }, bundle.weights[2]:totable())
+    assert.same({ "the", "of", "ä" }, bundle.vocabulary)
+    assert.same({ layers = 2, rate = 0.1, name = "small", bias = false }, bundle.config)
+    assert.same({ "sharearray_m.npy" }, machine.names(directory))
+    assert.equal("4 6 of 2 false", elsewhere [[
+      local b = assert(sharearray.get("m"))
+      say(b.weights[1](1, 1), b.weights[2](1), b.vocabulary[2], b.config.layers, b.config.bias)
+    ]])
+  end)
+
+  it("is one table for all who ask in this Lua state", function()
+    local bundle = assert(store:cache("m", model))
+    assert.equal(bundle, store:cache("m", error))
+    assert.equal(bundle, store:get("m"))
+    assert.equal(bundle.weights, store:get("m").weights)
+  end)
+
+  it("from alloc{...} is filled in place, in the final file", function()
+    local addresses = {}
+    local bundle = assert(store:cache("m", function(alloc)
+      local t = alloc { x = { "float32", { 100, 3 } }, y = { "uint8", { 100 } }, deep = { { "int64", 1 } } }
+      for i = 0, 99 do
+        t.x:set(i, 2, i)
+        t.y[i] = i
+      end
+      t.deep[1][0] = 2 ^ 40
+      addresses.x, addresses.y = ffi.cast("intptr_t", t.x.data), ffi.cast("intptr_t", t.y.data)
+      t.names = { "a", "b" }
+      return t
+    end))
+    assert.equal(addresses.y - addresses.x, ffi.cast("intptr_t", bundle.y.data) - ffi.cast("intptr_t", bundle.x.data))
+    assert.equal(99, bundle.x(99, 2))
+    assert.equal("99 98 1099511627776LL b", elsewhere [[
+      local b = assert(sharearray.get("m"))
+      say(b.x(99, 2), b.y(98), b.deep[1](0), b.names[2])
+    ]])
+    for _, v in ipairs { bundle.x, bundle.y } do assert.equal(0, tonumber(ffi.cast("intptr_t", v.data) % 64)) end
+  end)
+
+  it("seals what alloc{...} gave", function()
+    local kept
+    assert(store:cache("m", function(alloc)
+      kept = alloc { x = { "float32", 4 } }
+      kept.x:fill(1)
+      return { inner = kept.x } -- another form than was asked for
+    end))
+    assert.error_matches(function() kept.x[0] = 2 end, "read%-only")
+    assert.equal(1, kept.x(3))
+    assert.equal("1", elsewhere [[say(sharearray.get("m").inner(3))]])
+  end)
+
+  it("copies where alloc{...} is returned in part, or with other arrays", function()
+    local part = assert(store:cache("part", function(alloc)
+      local t = alloc { x = { "int32", 2 }, y = { "int32", 3 } }
+      t.y[2] = 7
+      return { y = t.y }
+    end))
+    assert.same({ 0, 0, 7 }, part.y:totable())
+    local more = assert(store:cache("more", function(alloc)
+      local t = alloc { x = { "int32", 2 } }
+      t.x[1] = 8
+      t.z = sharearray.array({ 9 })
+      t.again = t.x
+      return t
+    end))
+    assert.same({ { 0, 8 }, { 9 }, { 0, 8 } }, { more.x:totable(), more.z:totable(), more.again:totable() })
+  end)
+
+  it("says where alloc{...} is wrong", function()
+    for code, expected in pairs {
+      ["alloc{x = 5}"] = "'x' must be {dtype, shape}",
+      ["alloc{x = {'float33', 2}}"] = "'x': unknown dtype",
+      ["alloc{a = {b = {'int8', -1}}}"] = "'a/b': ",
+      ["alloc{}"] = "has none in it",
+    } do
+      local source = assert(loadstring("local alloc = ...\nlocal t = " .. code .. "\nreturn t", "=source"))
+      local _, err, kind = store:cache("m", source)
+      assert.equal("callback", kind)
+      assert.truthy(tostring(err):find("source:2: alloc: ", 1, true), err)
+      assert.truthy(err:find(expected, 1, true), err)
+    end
+    assert.same({}, machine.names(directory))
+  end)
+
+  it("keeps plain values exactly", function()
+    local values = {
+      x = sharearray.array({ 1 }),
+      numbers = { 0.1, 1 / 3, 2 ^ 53 + 2, -0.5, 1e300, 123456789012345, 5e-324 },
+      infinite = { 1 / 0, -1 / 0 },
+      large = { 9223372036854775807LL, -9223372036854775807LL - 1, 18446744073709551615ULL },
+      bytes = "\0\1\255\254 \"quotes\" \\ /",
+      text = "naïve — 日本 😀",
+      empty_list = sharearray.as_list {},
+      empty_object = {},
+      null = sharearray.null,
+      list = { 1, "two", { 3 } },
+      mixed = { 1, 2, name = "x", [10] = "ten", [1.5] = true },
+      dollar = { ["$array"] = 1, ["$"] = 2 },
+    }
+    assert(store:cache("m", values))
+    store:free("never")
+    local b = assert(sharearray.new({ shm_path = directory, prefix = "sharearray_", mode = "0444" }):get("m"))
+    assert.same(values.numbers, b.numbers)
+    assert.same(values.infinite, b.infinite)
+    for i = 1, 3 do assert.equal(values.large[i], b.large[i]) end
+    assert.equal(tostring(values.large[3]), tostring(b.large[3]))
+    for _, name in ipairs { "bytes", "text" } do assert.equal(values[name], b[name]) end
+    for _, name in ipairs { "list", "mixed", "dollar" } do assert.same(values[name], b[name]) end
+    assert.equal(sharearray.null, b.null)
+    assert.equal(cjson.null, b.null)
+    assert.equal(getmetatable(sharearray.as_list {}), getmetatable(b.empty_list))
+    assert.is_nil(getmetatable(b.empty_object))
+    assert.same({ {}, {} }, { b.empty_list, b.empty_object })
+    assert.equal(-1 / 0, 1 / assert(store:refresh("z", { x = values.x, zero = -0.0 })).zero)
+  end)
+
+  it("does not depend on the user's settings of lua-cjson", function()
+    assert.equal("0.33333333333333", elsewhere [[
+      local cjson = require "cjson"
+      cjson.encode_number_precision(3)
+      local b = assert(sharearray.cache("m", { x = sharearray.array({1}), third = 0.33333333333333 }))
+      say(("%.14g"):format(b.third))
+    ]])
+    assert.equal("0.33333333333333", elsewhere [[say(("%.14g"):format(sharearray.get("m").third))]])
+  end)
+
+  it("refuses what it cannot hold, and names it", function()
+    local cycle = { x = sharearray.array({ 1 }) }
+    cycle.self = cycle
+    local closed = sharearray.array({ 1 })
+    closed:close()
+    for expected, value in pairs {
+      ["'a/f' is a function"] = { x = sharearray.array({ 1 }), a = { f = print } },
+      ["'t' is a thread"] = { x = sharearray.array({ 1 }), t = coroutine.create(print) },
+      ["'p' is cdata that is no array"] = { x = sharearray.array({ 1 }), p = ffi.new("float *") },
+      ["'self' contains itself"] = cycle,
+      ["no array in it"] = { 1, 2, 3 },
+      ["sharearray.array"] = { labels = { "a" } },
+      ["'x' is a closed view"] = { x = closed },
+    } do
+      local _, err, code = store:cache("m", function() return value end)
+      assert.equal("callback", code)
+      assert.truthy(err:find(expected, 1, true), err)
+      assert.error_matches(function() store:cache("m", value) end, expected, 1, true)
+    end
+    assert.same({}, machine.names(directory))
+  end)
+
+  it("is read by NumPy and by zip tools, checksums included", function()
+    store:cache("m", model())
+    store:cache("placed", function(alloc)
+      local t = alloc { x = { "float64", { 3, 2 } }, y = { "uint8", 0 } }
+      t.x:fill(2.5)
+      return t
+    end)
+    local path = directory .. "/sharearray_%s.npy"
+    local said = machine.start({ "/usr/bin/python3", "-c", [[
+import json, numpy, sys, zipfile
+for path in sys.argv[1:]:
+    assert zipfile.ZipFile(path).testzip() is None
+    with numpy.load(path) as z:
+        print(sorted(z.files), [z[n].tolist() for n in sorted(z.files) if n != "sharearray.json"])
+        json.loads(z["sharearray.json"].decode())
+]], path:format("m"), path:format("placed") }):finish()
+    assert.equal("['sharearray.json', 'weights/1', 'weights/2'] [[[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0]]\n"
+      .. "['sharearray.json', 'x', 'y'] [[[2.5, 2.5], [2.5, 2.5], [2.5, 2.5]], []]\n", said)
+    local _, ok = machine.shell("/usr/bin/python3 -m zipfile -t " .. path:format("m"))
+    assert.is_true(ok)
+  end)
+
+  it("written by numpy.savez under an id is one too, by its names", function()
+    machine.start({ "/usr/bin/python3", "-c", [=[
+import numpy, os, sys
+numpy.savez(sys.argv[1] + "/s.npz", a=numpy.arange(3), b=numpy.asfortranarray([[1.5, 2], [3, 4]]))
+os.rename(sys.argv[1] + "/s.npz", sys.argv[1] + "/sharearray_z.npy")
+numpy.savez_compressed(sys.argv[1] + "/s.npz", a=numpy.arange(3))
+os.rename(sys.argv[1] + "/s.npz", sys.argv[1] + "/sharearray_packed.npy")
+]=], directory }):finish()
+    local z = assert(store:get("z"))
+    assert.equal(2LL, z.a(2))
+    assert.equal(3, z.b(1, 0))
+    local _, err, code = store:get("packed")
+    assert.equal("unsupported", code)
+    assert.truthy(err:find("compressed", 1, true))
+  end)
+
+  it("with names of any kind gets members of different, harmless names", function()
+    local one = sharearray.array({ 1 })
+    local odd = { ["../../etc/passwd"] = one, ["/abs"] = sharearray.array({ 2 }), ["\n\255"] = sharearray.array({ 3 }),
+      ["a/b"] = sharearray.array({ 4 }), a = { b = sharearray.array({ 5 }) }, [""] = sharearray.array({ 6 }),
+      ["\n\254"] = sharearray.array({ 7 }) }
+    local b = assert(store:cache("odd", odd))
+    assert.equal(2, b["/abs"](0))
+    assert.equal(9, b["a/b"](0) + b.a.b(0))
+    assert.equal(10, b["\n\255"](0) + b["\n\254"](0))
+    local names = machine.start({ "/usr/bin/python3", "-c", "import sys, zipfile\n"
+      .. "for n in zipfile.ZipFile(sys.argv[1]).namelist(): assert '..' not in n and n[0] != '/', n",
+      directory .. "/sharearray_odd.npy" })
+    names:finish()
+  end)
+
+  it("is listed and described as a bundle", function()
+    store:cache("m", model())
+    local info = assert(store:stat("m"))
+    assert.same({ "bundle", 3, "ready" }, { info.kind, info.members, info.state })
+    assert.is_true(info.nbytes > 0)
+    assert.equal("bundle", assert(store:list())[1].kind)
+  end)
+
+  it("whose form is damaged is corrupt", function()
+    store:cache("m", { x = sharearray.array({ 1 }) })
+    local path = directory .. "/sharearray_m.npy"
+    local file = io.open(path, "rb")
+    local bytes = file:read("*a")
+    file:close()
+    for from, to in pairs { ['{"$array":1}'] = '{"$array":7}', ['"$array"'] = '"$orray"', ['{"x"'] = '{{x"' } do
+      os.remove(path)
+      file = io.open(path, "wb")
+      local start, stop = bytes:find(from, 1, true)
+      file:write(bytes:sub(1, start - 1), to, bytes:sub(stop + 1))
+      file:close()
+      local value, err, code = store:get("m")
+      assert.is_nil(value)
+      assert.equal("corrupt", code, tostring(err))
+      assert.truthy(err:find("sharearray_m.npy", 1, true))
+    end
+  end)
+
+  it("goes to an array and back by refresh, and every reader sees one whole state", function()
+    local writer = machine.worker([[
+      for n = 1, 400 do
+        if n % 2 == 1 then
+          assert(sharearray.refresh("x", { a = sharearray.array({n, n}), b = { sharearray.array({n}) }, n = n }))
+        else
+          assert(sharearray.refresh("x", sharearray.array({n, n, n})))
+        end
+        if n == 1 then say "first" end
+      end
+    ]], {}, env)
+    writer:expect("first")
+    local program = [[
+      local bundles, arrays, last = 0, 0, 0
+      repeat
+        local value = assert(sharearray.new({ timeout = 5 }):get("x"))
+        local n
+        if type(value) == "table" then
+          bundles, n = bundles + 1, value.n
+          assert(n % 2 == 1 and value.a(0) == n and value.a(1) == n and value.b[1](0) == n)
+        else
+          arrays, n = arrays + 1, value(0)
+          assert(n % 2 == 0 and value(2) == n)
+        end
+        assert(n >= last)
+        last = n
+      until n == 400
+      say(bundles > 0 and arrays > 0)
+    ]]
+    local readers = {}
+    for i = 1, 2 do readers[i] = machine.worker(program, {}, env) end
+    for _, reader in ipairs(readers) do assert.equal("true\n", reader:finish(120)) end
+    writer:finish()
+    assert.same({ "sharearray_x.npy" }, machine.names(directory))
+  end)
+
+  it("of 1,000 members attaches in one open and one map", function()
+    local many = {}
+    for i = 1, 1000 do many["w" .. i] = sharearray.array({ i, i + 1 }, "float32") end
+    assert(store:cache("many", many))
+    local log = directory .. "/sharearray_spec.strace"
+    local worker = machine.worker([[
+      sharearray.get("other") -- opens the store
+      say "ready"
+      hear()
+      local b = assert(sharearray.get("many"))
+      local sum = 0
+      for i = 1, 1000 do sum = sum + b["w" .. i](1) end
+      say(sum)
+    ]], {}, env)
+    worker:expect("ready")
+    local tracer = machine.start({ "strace", "-f", "-e", "trace=openat,mmap", "-o", log, "-p", tostring(worker.pid) })
+    assert.truthy(tracer:line():find("attached"))
+    worker:tell()
+    worker:expect("501500")
+    worker:finish()
+    tracer:wait()
+    local opens, maps = 0, 0
+    for line in io.lines(log) do
+      if line:find("openat.*sharearray_many.npy\"") then opens = opens + 1 end
+      if line:find("mmap%(.*MAP_SHARED") then maps = maps + 1 end
+    end
+    assert.same({ 1, 1 }, { opens, maps })
+  end)
+
+  for _, at in ipairs { "inside fn", "half filled", "linkat:_x.npy:before", "linkat:_x.npy:after",
+    "unlink:.npy.lock:before" } do
+    it("whose builder is killed at " .. at .. " is built by the next one", function()
+      local source = [[
+        local where = ...
+        local b = assert(sharearray.cache("x", function(alloc)
+          local t = alloc { x = {"float32", {1000, 10}}, y = {"uint8", 1000} }
+          if where == "inside fn" then die() end
+          t.x:fill(1)
+          if where == "half filled" then die() end
+          t.y:fill(2)
+          t.name = "whole"
+          return t
+        end))
+        say(b.x(999, 9), b.y(999), b.name)
+      ]]
+      local preload = at:find(":") and "build/spec/kill_preload.so" or nil
+      local killed = machine.worker(source, { at },
+        { SHAREARRAY_SHM_PATH = directory, LD_PRELOAD = preload, KILL_AT = preload and at })
+      assert.equal(-9, (killed:wait()))
+      assert.equal("1 2 whole\n", machine.worker(source, { "" }, env):finish())
+      assert(store:list())
+      assert.same({ "sharearray_x.npy" }, machine.names(directory))
+    end)
+  end
+end)

@@ -1,0 +1,264 @@
+-- Views as guards of memory: read-only, alive as long as needed, closed, very large; and what is a view.
+
+local ffi = require "ffi"
+local views = require "support.views"
+local array = require "sharearray.array"
+local dtype = require "sharearray.dtype"
+local view = require "sharearray.view"
+local C = require("sharearray.cdefs").C
+
+local read_only, counting, raises, private_map = views.read_only, views.counting, views.raises, views.private_map
+local sparse, references, collect = views.sparse, views.references, views.collect
+
+describe("a read-only view", function()
+  it("refuses every way of writing", function()
+    local x = counting("float32", 3)
+    local m, v = read_only(x:reshape { 3, 1 }), read_only(x)
+    raises("read%-only: cannot set %[0%]", function() m[0] = 1 end)
+    raises("read%-only", function() v[0] = 1 end)
+    raises("read%-only", function() v[7] = 1 end)
+    raises("read%-only", function() v:set(0, 1) end)
+    raises("read%-only", function() m:set(0, 0, 1) end)
+    raises("read%-only", function() v:fill(1) end)
+    raises("read%-only: cannot set 'anything'", function() v.anything = 1 end)
+    for _, name in ipairs { "data", "shape", "ndim", "strides", "nbytes", "dtype", "iter" } do
+      raises("read%-only: cannot set '" .. name .. "'", function() v[name] = 1 end)
+    end
+    raises("constant", function() v.data[0] = 1 end)
+    raises("constant", function() v:slice(0, 2).data[0] = 1 end)
+    raises("constant", function() m[0].data[0] = 1 end)
+    assert.is_false(pcall(ffi.copy, v.data, "abc", 3))
+    assert.is_false(pcall(ffi.fill, v.data, 4))
+    assert.same({ 0, 1, 2 }, v:totable())
+  end)
+
+  it("has no member that can be written", function()
+    local v = read_only(counting("float32", { 2, 3 })):transpose()
+    local members = { "map", "sealed", "elements", "bits", "count", "n0", "n1", "s0", "s1" }
+    for _, name in ipairs(members) do
+      assert.is_true(pcall(function() return v[name] end), name .. " is no member any more")
+      for _, value in ipairs { 0, 1e9, ffi.new("char[8]") } do
+        local ok = pcall(function() v[name] = value end)
+        assert.is_false(ok)
+      end
+    end
+    assert.is_false(pcall(function() v.map = nil end))
+    assert.is_false(pcall(function() v.sealed[0] = 0 end))
+    assert.is_false(pcall(function() v.elements[0] = 0 end))
+    assert.is_false(pcall(function() v.bits[0] = 0 end))
+    assert.is_false(pcall(function() v.map.length = 0 end))
+    assert.same({ { 0, 3 }, { 1, 4 }, { 2, 5 } }, v:totable())
+  end)
+
+  it("has no metatable to be had, and keeps its metatype", function()
+    local v = read_only(counting("float32", 3))
+    assert.is_false(pcall(ffi.metatype, ffi.typeof(v), {}))
+    assert.is_false(pcall(setmetatable, v, {}))
+  end)
+end)
+
+describe("memory", function()
+  it("lives as long as the last view of it", function()
+    local map = private_map(24)
+    local x = view.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, true)
+    assert.equal(2, references(map))
+    local others = { x[1], x:slice(0, 1), x:reshape { 6 }, x:transpose(), x:transpose()[0] }
+    collect() -- the transpose that the last row came from
+    assert.equal(7, references(map))
+    x:set(1, 2, 9)
+    x:close()
+    assert.equal(6, references(map))
+    assert.equal(9, others[1](2))
+    assert.equal(9, others[4](2, 1))
+    others = nil
+    collect()
+    assert.equal(1, references(map))
+    assert.is_nil(others)
+    C.sharearray_unref(map)
+  end)
+
+  it("is dropped by rows made in compiled loops", function()
+    local map = private_map(4000)
+    local x = view.new(dtype.of("float32"), { 100, 10 }, nil, map.base, map, false)
+    local s = 0
+    for _ = 1, 20 do
+      for i = 0, 99 do s = s + x[i](3) end
+    end
+    for _, row in x:iter() do s = s + row(0) end
+    collect()
+    assert.equal(2, references(map))
+    assert.equal(0, s)
+    C.sharearray_unref(map)
+  end)
+end)
+
+describe("close", function()
+  it("makes any later use an error", function()
+    for _, v in ipairs { read_only(counting("float32", 3)), counting("float32", 3),
+      read_only(counting("int8", { 2, 3 })):transpose(), array.array(5), counting("complex64", { 1, 1 }) } do
+      local zeros = {}
+      for axis = 1, v.ndim do zeros[axis] = 0 end
+      v:close()
+      v:close()
+      raises("closed", function() local _ = v(unpack(zeros)) end)
+      raises("closed", function() local _ = #v end)
+      raises("closed", function() v:set(0, 0) end)
+      raises("closed", function() v:fill(0) end)
+      raises("closed", function() local _ = v:tonumber() end)
+      raises("closed", function() local _ = v:string() end)
+      for _, name in ipairs { "data", "shape", "strides", "dtype", "ndim", "size", "nbytes" } do
+        raises("closed", function() local _ = v[name] end)
+        raises("closed", function() v[name] = 1 end)
+      end
+      for _, name in ipairs { "slice", "reshape", "transpose", "totable", "iter" } do
+        raises("closed", function() v[name](v, 0) end)
+      end
+      if #zeros > 0 then
+        raises("closed", function() local _ = v[0] end)
+        raises("closed", function() v[0] = 1 end)
+      end
+      assert.is_true(view.is(v))
+      assert.is_false(view.is_writable(v))
+      view.freeze(v)
+      assert.is_false(pcall(array.array, v))
+    end
+  end)
+
+  it("in the middle of a compiled loop stops the next access", function()
+    local v = read_only(counting("float32", 1000))
+    local done = 0
+    local ok, message = pcall(function()
+      for i = 0, 999 do
+        if i == 500 then v:close() end
+        done = done + 1 + v(i) * 0
+      end
+    end)
+    assert.is_false(ok)
+    assert.matches("closed", message)
+    assert.equal(500, done)
+  end)
+
+  it("in an iteration ends it with the error", function()
+    for _, v in ipairs { counting("int8", 100), counting("int8", { 100, 2 }) } do
+      raises("closed", function()
+        for _ in v:iter() do v:close() end
+      end)
+    end
+  end)
+
+  it("is safe for what the collector finalizes in any order", function()
+    local seen = {}
+    for _ = 1, 50 do
+      local holder = { v = counting("float32", 3), guard = newproxy(true) }
+      getmetatable(holder.guard).__gc = function()
+        local ok, result = pcall(function() return holder.v(2) end)
+        seen[#seen + 1] = ok and result or result:match("closed")
+      end
+    end
+    collect()
+    assert.equal(50, #seen)
+    for _, x in ipairs(seen) do assert.is_true(x == 2 or x == "closed") end
+  end)
+end)
+
+describe("very large arrays", function()
+  it("of more than 2^32 elements are indexed right", function()
+    local n = 5 * 2 ^ 30
+    local x = sparse("uint8", { n })
+    assert.equal(n, #x)
+    assert.equal(n, x.size)
+    for _, i in ipairs { 0, 2 ^ 31 - 1, 2 ^ 31, 2 ^ 32 - 1, 2 ^ 32, 2 ^ 32 + 1, n - 1 } do x[i] = 1 + i % 251 end
+    for _, i in ipairs { 0, 2 ^ 31 - 1, 2 ^ 31, 2 ^ 32 - 1, 2 ^ 32, 2 ^ 32 + 1, n - 1 } do
+      assert.equal(1 + i % 251, x(i))
+      assert.equal(1 + i % 251, x[i])
+    end
+    assert.equal(0, x(5))
+    raises("index 5368709120 is out of bounds for axis 0 with size 5368709120", function() local _ = x(n) end)
+    raises("too many for a Lua string", function() local _ = x:string() end)
+    local s = 0
+    for i = 2 ^ 32 - 200, 2 ^ 32 + 200 do s = s + x(i) end
+    assert.equal(1 + (2 ^ 32 - 1) % 251 + 1 + 2 ^ 32 % 251 + 1 + (2 ^ 32 + 1) % 251, s)
+    local tail = x:slice(2 ^ 32)
+    assert.same({ n - 2 ^ 32 }, tail.shape)
+    assert.equal(1 + 2 ^ 32 % 251, tail(0))
+    assert.matches("shape=%(5368709120,%)", tostring(x))
+  end)
+
+  it("of two dimensions and wide strides are indexed right", function()
+    local x = sparse("float32", { 40000, 30000 })
+    x:set(39999, 29999, 2)
+    x:set(20000, 7, 3)
+    assert.equal(2, x(39999, 29999))
+    assert.equal(2, x[39999](29999))
+    assert.equal(2, x:transpose()(29999, 39999))
+    assert.equal(3, x:transpose()[7][20000])
+    assert.equal(2, x:reshape({ -1 })[40000 * 30000 - 1])
+    local y = sparse("uint8", { 3, 2 ^ 31 })
+    y:set(2, 2 ^ 31 - 1, 9)
+    assert.equal(9, y(2, 2 ^ 31 - 1))
+    assert.equal(9, y:transpose()(2 ^ 31 - 1, 2))
+    assert.equal(9, y[2][2 ^ 31 - 1])
+  end)
+
+  it("of few elements far apart are indexed right", function()
+    local x = sparse("uint8", { 5 * 2 ^ 30 })
+    x[3 * 2 ^ 30] = 7
+    local v = view.new(x.dtype, { 2, 1 }, { 3 * 2 ^ 30, 1 }, view.pointer(x), view.map(x), false)
+    assert.equal(7, v(1, 0))
+    assert.equal(7, v[1][0])
+    assert.same({ { 0 }, { 7 } }, v:totable())
+    assert.equal("\0\7", v:string())
+  end)
+
+  it("with a zero somewhere keep their sizes", function()
+    local x = array.new("float32", { 0, 2 ^ 40 })
+    assert.same({ 0, 2 ^ 40 }, x.shape)
+    assert.same({ 2 ^ 40, 0 }, x:transpose().shape)
+    assert.equal(0, x.nbytes)
+  end)
+end)
+
+describe("view.is", function()
+  it("knows views and nothing else", function()
+    local x = array.new("int8", { 2, 2 })
+    for _, v in ipairs { x, x[0], x:transpose(), read_only(x), array.array(1) } do assert.is_true(view.is(v)) end
+    local others = { 1, "x", true, {}, print, ffi.new("float[3]"), ffi.new("int"), 1LL, ffi.typeof("int"),
+      ffi.new("struct { int map; }"), ffi.cast("void *", 0), ffi.new("complex"), x.data, C }
+    for _, other in pairs(others) do assert.is_false(view.is(other)) end
+    assert.is_false(view.is(nil))
+  end)
+
+  it("does not take the C type of a view for one", function()
+    local ct = ffi.typeof(counting("float32", { 2, 3 }))
+    assert.is_false(view.is(ct))
+    for _, name in ipairs { "data", "shape", "size", "map" } do
+      assert.is_false(pcall(function() return ct[name] end))
+    end
+    assert.is_false(pcall(function() return ct[0] end))
+    assert.is_false(pcall(function() return #ct end))
+    assert.is_false(pcall(function() return ct.slice(ct, 0) end))
+    assert.is_false(pcall(function() ct[0] = 1 end))
+    assert.is_false(pcall(array.array, ct))
+    assert.equal("array(closed)", tostring(ct())) -- made of nothing, it is a closed one
+  end)
+
+  it("works beside another copy of the library in the same process", function()
+    local saved = {}
+    for name in pairs(package.loaded) do
+      if type(name) == "string" and name:match("^sharearray") then saved[name] = package.loaded[name] end
+    end
+    for name in pairs(saved) do package.loaded[name] = nil end
+    local other = require "sharearray.array"
+    local other_view = require "sharearray.view"
+    for name in pairs(saved) do package.loaded[name] = saved[name] end
+    assert.not_equal(array, other)
+    local theirs, ours = other.array { 1, 2, 3 }, array.array { 4, 5 }
+    assert.equal(2, theirs(1))
+    assert.equal(5, ours(1))
+    assert.is_true(other_view.is(theirs))
+    assert.is_true(view.is(ours))
+    assert.is_false(view.is(theirs))
+    theirs:close()
+    assert.is_false(pcall(function() return theirs(0) end))
+  end)
+end)
