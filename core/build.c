@@ -65,7 +65,7 @@ static int hold_lock(sharearray_build *build, bool *anew, char *message) {
   sharearray_owner owner;
   *anew = build->lock < 0 || !sa_lock_is_named(build->paths.lock, build->lock);
   if (!*anew) return SA_LOCK_HELD;
-  if (build->lock >= 0) sys.close(build->lock);
+  if (build->lock >= 0) sa_process_close(build->lock);
   build->lock = -1;
   return sa_lock_take(build->store, &build->paths, &build->lock, &owner, message);
 }

@@ -76,7 +76,7 @@ static bool page_open(sharearray_store *store, const char *path) {
     sound = page != MAP_FAILED;
     if (sound) store->page_ino = st.st_ino;
   }
-  sys.close(fd);
+  sa_process_close(fd);
   return sound;
 }
 

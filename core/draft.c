@@ -41,7 +41,7 @@ int sharearray_draft_new(sharearray_store *store, uint64_t bytes, sharearray_dra
   int code = check_space(draft, message);
   if (code == 0) code = sa_file_create(store, 0444, &draft->file, message);
   else draft->file.fd = -1;
-  if (code == 0 && store->mode >= 0 && sys.fchmod(draft->file.fd, (mode_t)store->mode) != 0)
+  if (code == 0 && store->mode >= 0 && sa_file_mode(&draft->file, (mode_t)store->mode) != 0)
     code = io_error(draft, "set the mode of", message);
   if (code) {
     sa_file_close(&draft->file);

@@ -1,7 +1,7 @@
 /* Files that are made without a name and get one when they are complete.
  *
  *   sa_file_create   ->  unnamed (O_TMPFILE)  ->  sa_file_link or sa_file_replace  ->  named, immutable
- *                        or .tmp.<pid>.<n>         (the kernel drops an unnamed file with its process)
+ *                        or ~<pid>.<n>             (the kernel drops an unnamed file with its process)
  *
  * On file systems without O_TMPFILE (NFS, FUSE) the file has a temporary name instead, which
  * sharearray_sweep() removes once nobody holds its lock. */
@@ -16,7 +16,7 @@
 
 int sa_open(const char *path, int flags) {
   /* O_NONBLOCK: a FIFO under the name must not hold us, nor a lease that somebody takes. */
-  int fd = sys.open(path, flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
+  int fd = sa_process_open(path, flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY, 0);
   return fd < 0 ? -errno : fd;
 }
 
@@ -34,32 +34,46 @@ int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset) {
   return 0;
 }
 
-/* A lock on its own file tells sa_sweep that the maker lives. */
-static int lock_temporary(int fd) {
+int sa_lock_file(int fd) {
   struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
   return sys.lock(fd, F_OFD_SETLK, &range);
 }
 
-static int create_temporary(const sharearray_store *store, uint32_t mode, struct sa_file *file) {
+/* The mode waits until the file is complete: a sweep by the same user must be able to open what a dead
+ * maker left. A lock on its own file tells it that the maker lives. */
+static int try_temporary(const sharearray_store *store, uint32_t mode, struct sa_file *file) {
   static atomic_uint serial;
-  for (int attempt = 0; attempt < 100; attempt++) {
-    snprintf(file->temporary, SA_PATH, "%s/%s.tmp.%ld.%u", store->shm_path, store->prefix, (long)getpid(),
-             atomic_fetch_add(&serial, 1));
-    int fd = sys.open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
-    struct stat st;
-    if (fd < 0 && errno == EEXIST) continue;
-    if (fd < 0) return -1;
-    /* Somebody may have swept it away between its creation and its lock. */
-    if (lock_temporary(fd) == 0 && sys.fstat(fd, &st) == 0 && st.st_nlink == 1) return fd;
-    sys.close(fd);
+  struct stat st;
+  /* '~' is no character of an id: this is no entry's name, whatever the id. */
+  snprintf(file->temporary, SA_PATH, "%s/%s~%ld.%u", store->shm_path, store->prefix, (long)getpid(),
+           atomic_fetch_add(&serial, 1));
+  int fd = sa_process_open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
+  if (fd < 0) {
+    file->temporary[0] = '\0';
+    return -1;
   }
-  errno = EEXIST;
+  file->fd = fd;
+  if (sys.fstat(fd, &st) == 0 && sys.fchmod(fd, 0600) == 0 && sa_lock_file(fd) == 0) {
+    file->mode = st.st_mode & 07777; /* what the umask left of it */
+    /* Somebody may have swept it away between its creation and its lock. */
+    if (sys.fstat(fd, &st) == 0 && st.st_nlink == 1) return fd;
+    errno = EEXIST;
+  } else if (errno == EAGAIN) errno = EEXIST; /* a sweep is looking at it */
+  sa_file_close(file);
+  return -1;
+}
+
+static int create_temporary(const sharearray_store *store, uint32_t mode, struct sa_file *file) {
+  for (int attempt = 0; attempt < 100; attempt++) {
+    int fd = try_temporary(store, mode, file);
+    if (fd >= 0 || errno != EEXIST) return fd;
+  }
   return -1;
 }
 
 int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file *file, char *message) {
   file->temporary[0] = '\0';
-  file->fd = sys.open(store->shm_path, O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
+  file->fd = sa_process_open(store->shm_path, O_TMPFILE | O_RDWR, mode);
   /* EISDIR: a kernel that does not know O_TMPFILE; EOPNOTSUPP: a file system that does not. */
   if (file->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) file->fd = create_temporary(store, mode, file);
   if (file->fd < 0) return sa_fail_errno(message, "cannot create a file in %s", store->shm_path);
@@ -71,6 +85,11 @@ int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file 
   return 0;
 }
 
+int sa_file_mode(struct sa_file *file, mode_t mode) {
+  file->mode = mode;
+  return file->temporary[0] ? 0 : sys.fchmod(file->fd, mode);
+}
+
 static int link_unnamed(int fd, const char *path) {
   char proc[64];
   /* Before Linux 6.10 an empty path needs a capability (ENOENT); the detour needs a mounted /proc. */
@@ -80,9 +99,13 @@ static int link_unnamed(int fd, const char *path) {
   return sys.linkat(AT_FDCWD, proc, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
 }
 
+/* A temporary file gets the mode it was created for. */
+static int prepare(const struct sa_file *file) { return file->temporary[0] ? sys.fchmod(file->fd, file->mode) : 0; }
+
 int sa_file_link(struct sa_file *file, const char *path, char *message) {
-  int result = file->temporary[0] ? sys.renameat2(file->temporary, path, RENAME_NOREPLACE)
-                                  : link_unnamed(file->fd, path);
+  int result = prepare(file);
+  if (result == 0)
+    result = file->temporary[0] ? sys.renameat2(file->temporary, path, RENAME_NOREPLACE) : link_unnamed(file->fd, path);
   if (result == 0) {
     file->temporary[0] = '\0';
     return 0;
@@ -96,7 +119,10 @@ int sa_file_replace(struct sa_file *file, const char *by, const char *path, char
     /* What stands there is a dead builder's: only the holder of the lock comes this way. */
     if (sys.unlink(by) != 0 && errno != ENOENT) return sa_fail_errno(message, "cannot remove %s", by);
     if (link_unnamed(file->fd, by) != 0) return sa_fail_errno(message, "cannot link %s", by);
-  } else by = file->temporary;
+  } else {
+    if (prepare(file) != 0) return sa_fail_errno(message, "cannot set the mode of %s", file->temporary);
+    by = file->temporary;
+  }
   if (sys.rename(by, path) != 0) {
     int code = sa_fail_errno(message, "cannot replace %s", path);
     if (!file->temporary[0]) sys.unlink(by);
@@ -107,8 +133,10 @@ int sa_file_replace(struct sa_file *file, const char *by, const char *path, char
 }
 
 void sa_file_close(struct sa_file *file) {
+  int error = errno; /* of the failure that led here */
   if (file->temporary[0]) sys.unlink(file->temporary);
-  if (file->fd >= 0) sys.close(file->fd);
+  if (file->fd >= 0) sa_process_close(file->fd);
   file->temporary[0] = '\0';
   file->fd = -1;
+  errno = error;
 }

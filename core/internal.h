@@ -18,18 +18,18 @@
 #pragma GCC visibility push(hidden)
 
 enum {
-  SA_PATH = 4096,      /* bytes of a path with its NUL */
-  SA_PIECE = 1 << 24,  /* bytes of one call that copies or reserves: lets signals and event loops in */
-  SA_RECHECK = 70,     /* ms: a waiter looks again, so that a killed builder is replaced within 100 */
-  SA_POLL = 20,        /* ms: the same where no counter tells of a change */
-  SA_LEASE_APART = 80, /* ms between two looks at a Python lock, DESIGN asks for 50 at least */
-  SA_SUSPECTS = 64     /* Python locks under examination at one time */
+  SA_PATH = 4096,     /* bytes of a path with its NUL */
+  SA_PIECE = 1 << 24, /* bytes of one call that copies or reserves: lets signals and event loops in */
+  SA_RECHECK = 70,    /* ms: a waiter looks again, so that a killed builder is replaced within 100 */
+  SA_POLL = 20,       /* ms: the same where no counter tells of a change */
+  SA_LEASE_APART = 60 /* ms between two looks at a Python lock: 50 at least, and the clock is 4 ms coarse */
 };
 
 /* A file of the store's directory that has no name yet, or (file systems without O_TMPFILE) a
  * temporary one. */
 struct sa_file {
   int fd;
+  mode_t mode;             /* of a temporary one, once it is complete */
   char temporary[SA_PATH]; /* its name, "" for none */
 };
 
@@ -37,8 +37,8 @@ struct sa_file {
 struct sa_suspect {
   dev_t dev;
   ino_t ino;
-  struct timespec changed; /* disk file systems use inode numbers again */
-  double since;            /* sharearray_clock() of the first look; 0: free */
+  struct timespec changed;
+  double since; /* sharearray_clock() of the first look */
 };
 
 struct sa_page; /* changes.c */
@@ -56,7 +56,10 @@ struct sharearray_store {
   int64_t overflow_uid; /* -1 outside a user namespace */
   struct sa_page *page; /* private memory where the counter page cannot be had */
   ino_t page_ino;       /* 0: private */
-  struct sa_suspect suspects[SA_SUSPECTS];
+  dev_t dev;            /* the directory itself, whatever path leads to it */
+  ino_t ino;
+  struct sa_suspect *suspects;
+  size_t suspect_count, suspect_capacity;
 };
 
 /* The names of one id. */
@@ -112,7 +115,10 @@ int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file 
 int sa_file_link(struct sa_file *file, const char *path, char *message);
 /* Over whatever stands under `path`, in one step, by way of `by`. */
 int sa_file_replace(struct sa_file *file, const char *by, const char *path, char *message);
+int sa_file_mode(struct sa_file *file, mode_t mode);
 void sa_file_close(struct sa_file *file);
+/* An OFD write lock on all of the file, without waiting: 0, or -1 and errno EAGAIN. */
+int sa_lock_file(int fd);
 int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset);
 /* Opens a file of the store as the design asks: no link followed, nothing waited for. -errno on error. */
 int sa_open(const char *path, int flags);
@@ -124,19 +130,25 @@ void sa_changes_delete(sharearray_store *store);
 void sa_changes_look(sharearray_store *store);
 void sa_changes_bump(sharearray_store *store, const char *id);
 
-/* lock.c: the builder's lock. */
+/* lock.c: the builder's lock; python.c: that of Python's builders. */
 enum sa_lock {
-  SA_LOCK_NONE,    /* no lock under the name */
-  SA_LOCK_LIVE,    /* somebody builds */
-  SA_LOCK_SUSPECT, /* a Python lock to be looked at once more, after SA_LEASE_APART */
-  SA_LOCK_HELD     /* its maker is dead, and now *fd is the caller's: locked, and under the name */
+  SA_LOCK_NONE,      /* no lock under the name */
+  SA_LOCK_LIVE,      /* somebody builds */
+  SA_LOCK_SUSPECT,   /* a Python lock to be looked at once more, after SA_LEASE_APART */
+  SA_LOCK_HELD,      /* its maker is dead, and now *fd is the caller's: locked, and under the name */
+  SA_LOCK_HELD_BACK, /* nobody builds, and nobody may for a while: its builders were killed again and again */
+  SA_LOCK_MOVED      /* the name changed under us; lock.c only */
 };
-/* What stands under the lock's name, and who builds (`owner`). Negative: EUNTRUSTED, EDENIED, EIO. */
+/* What stands under the lock's name, and who builds (`owner`): NONE, LIVE, SUSPECT, HELD. Negative:
+ * EUNTRUSTED, EDENIED, EIO. */
 int sa_lock_look(sharearray_store *store, const char *path, int *fd, sharearray_owner *owner, char *message);
-/* Makes the lock, or inherits a dead builder's: HELD. Else LIVE or SUSPECT; LIVE with owner->pid 0 is
- * the time to hold back after several builders were killed. */
+/* Of an empty lock file, OFD-locked by the caller for the moment: LIVE, SUSPECT, or HELD for dead. */
+int sa_python_look(sharearray_store *store, int fd, const struct stat *st);
+/* Makes the lock, or inherits a dead builder's: HELD. Else LIVE, SUSPECT or HELD_BACK. */
 int sa_lock_take(sharearray_store *store, const struct sa_paths *paths, int *fd, sharearray_owner *owner,
                  char *message);
+/* Whether the next builder of a HELD lock would have to hold back. */
+bool sa_lock_is_held_back(int fd);
 bool sa_lock_is_named(const char *path, int fd);
 /* Removes the name, if it is still this file's, and closes. */
 void sa_lock_release(const char *path, int fd);
@@ -148,6 +160,55 @@ int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **
 int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
 /* Reads what a whole file's mapping holds, an array or a bundle, into its public part. */
 int sa_map_read(struct sa_map *map, char *message);
+
+/* npy.c: the same as sharearray_npy_read(), for big-endian arrays too. */
+int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message);
+
+/* npz.c: the directory of a zip file of which the last bytes are in memory. */
+struct sa_zip {
+  const unsigned char *base; /* the bytes from `origin` to the end of the file */
+  uint64_t origin, length;   /* length of the file */
+  uint64_t directory, directory_size, count;
+};
+/* How a member lies in its file. */
+struct sa_packed {
+  uint64_t start; /* of its local header */
+  uint64_t size;  /* of the content as it is stored there */
+  bool deflated;
+};
+/* Fills directory, directory_size and count. The end records must be in memory. */
+int sa_zip_find(struct sa_zip *zip, char *message);
+/* The directory's entry at `at`, which must be in memory: its length, or a failure. Sets all of
+ * `member` but its offset and array. */
+int64_t sa_zip_entry(const struct sa_zip *zip, uint64_t at, sharearray_member *member, struct sa_packed *packed,
+                     char *message);
+/* How much of the local header has to be in memory, and is in the file; then, from it, the offset. */
+uint64_t sa_zip_local_size(const sharearray_member *member);
+int sa_zip_local(const struct sa_zip *zip, const unsigned char *local, const struct sa_packed *packed,
+                 sharearray_member *member, char *message);
+int sa_zip_check_names(const sharearray_member *members, uint64_t count, char *message);
+/* Whether its name ends in .npy. */
+bool sa_zip_is_array(const sharearray_member *member);
+
+/* convert.c: what an import does to elements on their way. */
+/* Bytes of the numbers an element consists of, as byte order goes; 1: it has none. */
+unsigned sa_swap_unit(const sharearray_npy *npy);
+/* `size` bytes of numbers of `unit` bytes, from one byte order to the other. */
+void sa_swap(void *bytes, uint64_t size, unsigned unit);
+/* An array in Fortran order, to be read from its start to its end in pieces that become C order. */
+struct sa_fortran {
+  unsigned itemsize;
+  int ndim;             /* axes of more than one element, 2 or more: else both orders are the same, and 0 */
+  uint64_t shape[32];   /* of these, the one that varies fastest in the file first */
+  uint64_t strides[32]; /* theirs in C order, elements */
+  int axis;             /* a piece is all of the axes before this one, and some of this one */
+  uint64_t unit, most;  /* elements of one step along it; steps of one piece */
+};
+void sa_fortran_init(struct sa_fortran *order, const sharearray_npy *npy, uint64_t room);
+/* Elements of the piece that begins at element `at` of the file. */
+uint64_t sa_fortran_piece(const struct sa_fortran *order, uint64_t at);
+/* Puts that piece where it belongs in the array at `to`. */
+void sa_fortran_scatter(const struct sa_fortran *order, uint64_t at, const void *from, void *to);
 
 /* entry.c: the finished file. */
 enum sa_entry { SA_ENTRY_NONE, SA_ENTRY_SHORT, SA_ENTRY_READY };
@@ -164,8 +225,11 @@ void sa_process_add_build(sharearray_build *build);
 void sa_process_remove_build(sharearray_build *build);
 void sa_process_add_draft(sharearray_draft *draft);
 void sa_process_remove_draft(sharearray_draft *draft);
-/* Whether this thread holds the build of the entry `path`. */
-bool sa_process_builds(const char *path);
+/* Whether this thread holds the build of the entry. */
+bool sa_process_builds(const sharearray_store *store, const struct sa_paths *paths);
+/* open(2), with O_CLOEXEC, and close(2) for descriptors that a child of fork() must not keep. */
+int sa_process_open(const char *path, int flags, mode_t mode);
+void sa_process_close(int fd);
 
 #pragma GCC visibility pop
 #endif

@@ -27,42 +27,64 @@ static int state_of(int entry) {
   case SHAREARRAY_EUNTRUSTED: return SHAREARRAY_STATE_UNTRUSTED;
   case SHAREARRAY_ECORRUPT: return SHAREARRAY_STATE_CORRUPT;
   case SHAREARRAY_EUNSUPPORTED: return SHAREARRAY_STATE_UNSUPPORTED;
+  case SHAREARRAY_EDENIED: return SHAREARRAY_STATE_DENIED;
   default: return entry;
   }
+}
+
+/* The entry, as far as it goes into an info. */
+static int look_entry(sharearray_store *store, const struct sa_paths *paths, sharearray_info *info, struct stat *st,
+                      char *reason) {
+  struct sa_map *map = NULL;
+  int entry = sa_entry_look(store, paths->entry, st, &map, reason);
+  if (!map) return entry;
+  info->array = map->public.array;
+  info->members = map->public.count;
+  sharearray_unref(&map->public);
+  return entry;
+}
+
+/* The lock: LIVE while somebody builds, NONE, or untrusted. */
+static int look_lock(sharearray_store *store, const struct sa_paths *paths, bool finished, sharearray_owner *builder,
+                     char *reason) {
+  int fd, lock = sa_lock_look(store, paths->lock, &fd, builder, reason);
+  if (lock == SA_LOCK_HELD) {
+    if (!finished && sa_lock_is_held_back(fd)) sa_process_close(fd);
+    else sa_lock_bury(paths, fd);
+    lock = SA_LOCK_NONE;
+  }
+  if (lock == SA_LOCK_SUSPECT) lock = SA_LOCK_LIVE;
+  if (lock != SA_LOCK_LIVE) *builder = (sharearray_owner){0};
+  return lock;
 }
 
 int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *out, char *message) {
   struct sa_paths paths;
   struct stat st = {0};
-  char reason[SHAREARRAY_MESSAGE] = "";
+  char reason[SHAREARRAY_MESSAGE] = "", lock_reason[SHAREARRAY_MESSAGE];
   sharearray_info info = {0};
-  int fd, code = sa_names(store, id, &paths, message);
+  int code = sa_names(store, id, &paths, message);
   if (code) return code;
-  struct sa_map *map = NULL;
-  int entry = sa_entry_look(store, paths.entry, &st, &map, reason);
-  if (map) {
-    info.array = map->public.array;
-    info.members = map->public.count;
-    sharearray_unref(&map->public);
-  }
+  int entry = look_entry(store, &paths, &info, &st, reason);
+  int lock = look_lock(store, &paths, entry == SA_ENTRY_READY, &info.builder, lock_reason);
+  /* One more look: a builder publishes, then removes its lock. */
+  if (lock == SA_LOCK_NONE && (entry == SA_ENTRY_NONE || entry == SA_ENTRY_SHORT))
+    entry = look_entry(store, &paths, &info, &st, reason);
   info.state = state_of(entry);
   if (info.state < 0) return sa_fail(message, entry, "%s", reason);
-  int lock = sa_lock_look(store, paths.lock, &fd, &info.builder, entry < 0 ? NULL : reason);
-  if (lock == SA_LOCK_HELD) sa_lock_bury(&paths, fd);
-  if (lock != SA_LOCK_LIVE && lock != SA_LOCK_SUSPECT) info.builder = (sharearray_owner){0};
-  if (lock < 0 && entry == SA_ENTRY_NONE) {
-    if (lock != SHAREARRAY_EUNTRUSTED) return sa_fail(message, lock, "%s", reason);
-    info.state = SHAREARRAY_STATE_UNTRUSTED;
+  if (entry == SA_ENTRY_NONE) {
+    if (lock == SA_LOCK_NONE) return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s", paths.entry);
+    if (lock < 0 && lock != SHAREARRAY_EUNTRUSTED) return sa_fail(message, lock, "%s", lock_reason);
+    if (lock < 0) info.state = SHAREARRAY_STATE_UNTRUSTED;
     sys.lstat(paths.lock, &st);
-  } else if (lock == SA_LOCK_LIVE || lock == SA_LOCK_SUSPECT) {
-    if (info.state == SHAREARRAY_STATE_PARTIAL) info.state = SHAREARRAY_STATE_BUILDING;
-    if (entry == SA_ENTRY_NONE) sys.lstat(paths.lock, &st);
-  } else if (entry == SA_ENTRY_NONE) return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s", paths.entry);
+  }
+  if (lock == SA_LOCK_LIVE && info.state == SHAREARRAY_STATE_PARTIAL) info.state = SHAREARRAY_STATE_BUILDING;
   info.uid = st.st_uid;
   info.mode = st.st_mode & 07777;
   info.age = entry == SA_ENTRY_NONE ? -1 : age_of(&st);
   info.bytes = entry == SA_ENTRY_NONE ? 0 : (uint64_t)st.st_size;
-  snprintf(info.reason, sizeof info.reason, "%.255s", info.state > SHAREARRAY_STATE_PARTIAL ? reason : "");
+  if (info.state > SHAREARRAY_STATE_PARTIAL)
+    snprintf(info.reason, sizeof info.reason, "%.255s", entry < 0 ? reason : lock_reason);
   *out = info;
   return 0;
 }
@@ -211,13 +233,12 @@ static void sweep_new(sharearray_store *store, const char *id) {
 
 /* A file of file.c's on a file system without O_TMPFILE, whose maker died. */
 static void sweep_temporary(sharearray_store *store, const char *name) {
-  struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
   char path[SA_PATH];
   if (snprintf(path, sizeof path, "%s/%s%s", store->shm_path, store->prefix, name) >= SA_PATH) return;
   int fd = sa_open(path, O_RDWR);
   if (fd < 0) return;
-  if (sys.lock(fd, F_OFD_SETLK, &range) == 0) remove_name(store, path, NULL);
-  sys.close(fd);
+  if (sa_lock_file(fd) == 0) remove_name(store, path, NULL);
+  sa_process_close(fd);
 }
 
 int sharearray_sweep(sharearray_store *store, char *message) {
@@ -231,7 +252,7 @@ int sharearray_sweep(sharearray_store *store, char *message) {
     if (lock || fresh) name[lock ? lock : fresh] = '\0';
     if (lock) pending += sweep_lock(store, name);
     else if (fresh) sweep_new(store, name);
-    else if (strncmp(name, ".tmp.", 5) == 0) sweep_temporary(store, name);
+    else if (*name == '~') sweep_temporary(store, name);
     name = next;
   }
   free(names.bytes);

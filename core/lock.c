@@ -7,17 +7,12 @@
  *                                    DEAD --------------------------> LIVE, next attempt
  *
  * The name alone says nothing: whoever locks the file compares it with what stands under the name.
- *
- * An empty file is a Python builder's (os.open with O_CREAT|O_EXCL, held open while it builds, closed,
- * then unlinked by name). Such a maker is dead if a write lease is granted twice on one file, some time
- * apart: a lease is refused while anybody has the file open, and once is not enough, because a live
- * Python closes before it unlinks. */
+ * An empty file is a Python builder's, see python.c. */
 #include "internal.h"
 #include "sys.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,10 +20,11 @@
 #include <unistd.h>
 
 enum {
-  LINE = 128,        /* the owner line has a fixed size: one pwrite replaces it whole */
-  ATTEMPTS = 100,    /* looks at a name that changes under us */
-  PATIENCE = 3,      /* so many builders may be killed running before the next one holds back */
-  HOLD_BACK_MAX = 30 /* seconds */
+  LINE = 128,         /* the owner line has a fixed size: one pwrite replaces it whole */
+  ATTEMPTS = 100,     /* looks at a name that changes under us */
+  PATIENCE = 3,       /* so many builders may be killed running before the next one holds back */
+  HOLD_BACK_MAX = 30, /* seconds */
+  ATTEMPT_MAX = 1000000
 };
 
 struct line {
@@ -47,6 +43,7 @@ static int line_write(int fd, const struct line *line) {
   int length = snprintf(text, sizeof text, "pid=%lld attempt=%u since=%.3f died=%.3f program=%.31s",
                         (long long)line->owner.pid, line->owner.attempt, line->owner.since, line->died,
                         line->owner.program);
+  if (length > LINE - 1) length = LINE - 1; /* numbers that a stranger wrote may be long */
   memset(text + length, ' ', (size_t)(LINE - 1 - length));
   text[LINE - 1] = '\n';
   ssize_t written = sys.pwrite(fd, text, LINE, 0);
@@ -65,20 +62,18 @@ static void line_read(int fd, struct line *line) {
   if (sscanf(text, "pid=%lld attempt=%u since=%lf died=%lf program=%31[^\n]", &pid, &read.owner.attempt,
              &read.owner.since, &read.died, read.owner.program) < 4)
     return;
+  /* NaN fails both comparisons. */
+  if (!(read.owner.since >= 0 && read.owner.since < 1e11) || !(read.died >= 0 && read.died < 1e11)) return;
+  if (read.owner.attempt == 0 || read.owner.attempt > ATTEMPT_MAX) read.owner.attempt = ATTEMPT_MAX;
   read.owner.pid = pid;
   for (size_t i = strlen(read.owner.program); i && read.owner.program[i - 1] == ' ';) read.owner.program[--i] = '\0';
   *line = read;
 }
 
 static struct line line_of_mine(uint32_t attempt) {
-  struct line line = {.owner = {.pid = getpid(), .since = wall_clock(), .attempt = attempt}};
+  struct line line = {.owner = {.pid = getpid(), .since = wall_clock(), .attempt = attempt, .uid = geteuid()}};
   snprintf(line.owner.program, sizeof line.owner.program, "%s", program_invocation_short_name);
   return line;
-}
-
-static int lock(int fd) {
-  struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-  return sys.lock(fd, F_OFD_SETLK, &range);
 }
 
 static bool same_file(const struct stat *a, const struct stat *b) {
@@ -92,7 +87,7 @@ bool sa_lock_is_named(const char *path, int fd) {
 
 void sa_lock_release(const char *path, int fd) {
   if (sa_lock_is_named(path, fd)) sys.unlink(path);
-  sys.close(fd);
+  sa_process_close(fd);
 }
 
 void sa_lock_bury(const struct sa_paths *paths, int fd) {
@@ -115,58 +110,35 @@ static int look_from_outside(const sharearray_store *store, const char *path, in
     return sa_fail_errno(message, "cannot open %s", path);
   }
   owner->pid = -1;
+  owner->uid = st.st_uid;
   return SA_LOCK_LIVE;
 }
-
-/* Whether nobody else has the file open. */
-static bool lease_granted(int fd) {
-  /* Somebody who opens the file meanwhile breaks the lease, and the signal for that kills by default. */
-  if (sys.lease(fd, F_SETSIG, SIGURG) != 0 || sys.lease(fd, F_SETLEASE, F_WRLCK) != 0) return false;
-  sys.lease(fd, F_SETLEASE, F_UNLCK);
-  return true;
-}
-
-/* Python's lock, OFD-locked by us for the moment: LIVE, SUSPECT, or HELD for dead. */
-static int examine_python(sharearray_store *store, int fd, const struct stat *st) {
-  struct sa_suspect *suspect = &store->suspects[st->st_ino % SA_SUSPECTS];
-  if (!lease_granted(fd)) return SA_LOCK_LIVE;
-  double now = sharearray_clock();
-  bool known = suspect->since > 0 && suspect->dev == st->st_dev && suspect->ino == st->st_ino &&
-               suspect->changed.tv_sec == st->st_ctim.tv_sec && suspect->changed.tv_nsec == st->st_ctim.tv_nsec;
-  if (known && now - suspect->since >= SA_LEASE_APART) {
-    suspect->since = 0;
-    return SA_LOCK_HELD;
-  }
-  if (!known)
-    *suspect = (struct sa_suspect){.dev = st->st_dev, .ino = st->st_ino, .changed = st->st_ctim, .since = now};
-  return SA_LOCK_SUSPECT;
-}
-
-enum { AGAIN = 100 }; /* the name changed under us */
 
 static int look_inside(sharearray_store *store, const char *path, int fd, sharearray_owner *owner, char *message) {
   struct stat st;
   struct line line;
   if (sys.fstat(fd, &st) != 0) return sa_fail_errno(message, "cannot examine %s", path);
-  if (st.st_nlink == 0) return AGAIN;
+  if (st.st_nlink == 0) return SA_LOCK_MOVED;
   int code = sa_check_trust(store, &st, "lock", path, message);
   if (code) return code;
   line_read(fd, &line);
   *owner = line.owner;
-  if (lock(fd) != 0) {
+  owner->uid = st.st_uid;
+  if (sa_lock_file(fd) != 0) {
     if (errno == EAGAIN || errno == EACCES) return SA_LOCK_LIVE;
     return sa_fail_errno(message, "cannot lock %s", path);
   }
   /* The line and the size as they are under the lock: the holder may have changed in between. */
-  if (!sa_lock_is_named(path, fd)) return AGAIN;
+  if (!sa_lock_is_named(path, fd)) return SA_LOCK_MOVED;
   if (sys.fstat(fd, &st) != 0) return sa_fail_errno(message, "cannot examine %s", path);
   if (st.st_size == 0) {
-    *owner = (sharearray_owner){.pid = -1, .since = (double)st.st_ctim.tv_sec, .attempt = 1};
+    *owner = (sharearray_owner){.pid = -1, .since = (double)st.st_ctim.tv_sec, .attempt = 1, .uid = st.st_uid};
     snprintf(owner->program, sizeof owner->program, "python");
-    return examine_python(store, fd, &st);
+    return sa_python_look(store, fd, &st);
   }
   line_read(fd, &line);
   *owner = line.owner;
+  owner->uid = st.st_uid;
   return SA_LOCK_HELD;
 }
 
@@ -178,8 +150,8 @@ int sa_lock_look(sharearray_store *store, const char *path, int *out, sharearray
     if (fd < 0) return look_from_outside(store, path, -fd, owner, message);
     int result = look_inside(store, path, fd, owner, message);
     if (result == SA_LOCK_HELD) *out = fd;
-    else sys.close(fd);
-    if (result != AGAIN) return result;
+    else sa_process_close(fd);
+    if (result != SA_LOCK_MOVED) return result;
   }
   return SA_LOCK_LIVE; /* locks come and go under this name: somebody is busy */
 }
@@ -191,7 +163,7 @@ static int create(sharearray_store *store, const char *path, int *out, sharearra
   int code = sa_file_create(store, 0600, &file, message);
   if (code) return code;
   if (line_write(file.fd, &line) != 0) code = sa_fail_errno(message, "cannot write %s", path);
-  else if (lock(file.fd) != 0) code = sa_fail_errno(message, "cannot lock %s", path);
+  else if (sa_lock_file(file.fd) != 0) code = sa_fail_errno(message, "cannot lock %s", path);
   else code = sa_file_link(&file, path, message);
   if (code) {
     sa_file_close(&file);
@@ -210,28 +182,40 @@ static double hold_back(uint32_t killed) {
   return seconds < HOLD_BACK_MAX ? seconds : HOLD_BACK_MAX;
 }
 
+/* Seconds that are left of the pause after several builders were killed. It begins when somebody first
+ * sees the last one dead, and writes that down. */
+static double pause_left(int fd, struct line *line) {
+  double pause = line->owner.pid < 0 ? 0 : hold_back(line->owner.attempt), now = wall_clock();
+  if (pause == 0) return 0;
+  if (line->died == 0) {
+    line->died = now;
+    line_write(fd, line); /* if not: the next one sees it die anew */
+  }
+  double over = now - line->died;
+  return over >= 0 && over < pause ? pause - over : 0;
+}
+
+bool sa_lock_is_held_back(int fd) {
+  struct line line;
+  line_read(fd, &line);
+  return pause_left(fd, &line) > 0;
+}
+
 /* A dead builder's lock becomes ours; or, where its builders are killed again and again (out of memory,
  * say), stays dead for a while. */
 static int inherit(const struct sa_paths *paths, int fd, sharearray_owner *owner, char *message) {
   struct line old, mine;
-  double now = wall_clock();
   line_read(fd, &old);
-  bool python = old.owner.pid < 0;
-  double pause = python ? 0 : hold_back(old.owner.attempt);
-  if (pause > 0 && old.died == 0) {
-    old.died = now;
-    line_write(fd, &old); /* if not: the next one sees it die anew */
-  }
-  if (pause > 0 && now >= old.died && now - old.died < pause) {
+  if (pause_left(fd, &old) > 0) {
     *owner = old.owner;
     owner->pid = 0;
-    sys.close(fd);
-    return SA_LOCK_LIVE;
+    sa_process_close(fd);
+    return SA_LOCK_HELD_BACK;
   }
-  mine = line_of_mine(python ? 1 : old.owner.attempt + 1);
+  mine = line_of_mine(old.owner.pid < 0 ? 1 : old.owner.attempt + 1);
   if (line_write(fd, &mine) != 0) {
     int code = sa_fail_errno(message, "cannot write %s", paths->lock);
-    sys.close(fd);
+    sa_process_close(fd);
     return code;
   }
   sys.unlink(paths->fresh);

@@ -108,9 +108,6 @@ static int read_descr(struct text *text, const char *file, sharearray_npy *npy, 
   if (!take_number(&rest, &size) || rest.at != rest.end || !known_type(npy->kind, size > 64 ? 0 : (unsigned)size))
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is '%.*s'", shown, descr.at);
   if (npy->order == '=') npy->order = '<';
-  if (npy->order == '>' && size > 1)
-    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype '%.*s' is big-endian; save it as '<%.*s'", shown,
-                   descr.at, shown - 1, descr.at + 1);
   npy->itemsize = (uint16_t)size;
   return 0;
 }
@@ -169,8 +166,7 @@ static int too_short(int *is_short, char *message, const char *reason) {
   return sa_fail(message, SHAREARRAY_ECORRUPT, "%s", reason);
 }
 
-int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *out, int *is_short,
-                        char *message) {
+int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *out, int *is_short, char *message) {
   static const char magic[6] = "\x93NUMPY";
   const unsigned char *file = bytes;
   sharearray_npy npy = {0};
@@ -195,6 +191,21 @@ int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, shar
   if (code) return code;
   npy.offset = start + length;
   if (npy.nbytes > file_size - npy.offset) return too_short(is_short, message, "it is shorter than its header says");
+  *out = npy;
+  return 0;
+}
+
+int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *out, int *is_short,
+                        char *message) {
+  sharearray_npy npy;
+  int code = sa_npy_read(bytes, size, file_size, &npy, is_short, message);
+  if (code) return code;
+  if (npy.order == '>' && npy.itemsize > 1) {
+    const char *descr = (const char *)bytes + npy.descr_offset;
+    int shown = (int)(npy.descr_length > 40 ? 40 : npy.descr_length);
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype '%.*s' is big-endian; save it as '<%.*s', or import it",
+                   shown, descr, shown - 1, descr + 1);
+  }
   *out = npy;
   return 0;
 }

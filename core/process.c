@@ -4,6 +4,8 @@
 #include "sys.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -11,17 +13,20 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static sharearray_build *builds;
 static sharearray_draft *drafts;
 
+/* Every descriptor the core has open, from before its open() until after its close(): a lock's
+ * description that leaked into a child would outlive a killed builder. */
+static int *descriptors;
+static size_t descriptor_count, descriptor_capacity;
+
 static void before_fork(void) { pthread_mutex_lock(&mutex); }
 static void after_fork_in_parent(void) { pthread_mutex_unlock(&mutex); }
 
-/* Only calls that are safe between fork() and exec(): close and mmap.
- *
- * The lock's description is shared with the parent: closing the child's descriptor leaves the lock
- * with the parent, and with it alone. A draft's memory turns into a private copy at the same address,
+/* Only calls that are safe between fork() and exec(): close and mmap. A lock's description is
+ * shared with the parent: closing the child's descriptor leaves the lock with the parent, and with it
+ * alone. A draft's memory turns into a private copy at the same address,
  * so that a child that goes on writing neither reaches the published array nor dies of it. */
 static void after_fork_in_child(void) {
   for (sharearray_build *build = builds; build; build = build->next) {
-    if (build->lock >= 0) sys.close(build->lock);
     build->lock = -1;
     build->orphan = true;
   }
@@ -29,11 +34,12 @@ static void after_fork_in_child(void) {
     if (draft->map)
       sys.mmap(draft->map->public.base, (size_t)draft->map->public.length, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, draft->file.fd, 0);
-    if (draft->file.fd >= 0) sys.close(draft->file.fd);
     draft->file.fd = -1;
     draft->file.temporary[0] = '\0';
     draft->orphan = true;
   }
+  for (size_t i = 0; i < descriptor_count; i++) sys.close(descriptors[i]);
+  descriptor_count = 0;
   builds = NULL;
   drafts = NULL;
   pthread_mutex_unlock(&mutex); /* the child's only thread is the one that took it */
@@ -86,11 +92,45 @@ void sa_process_remove_draft(sharearray_draft *draft) {
   pthread_mutex_unlock(&mutex);
 }
 
-bool sa_process_builds(const char *path) {
+int sa_process_open(const char *path, int flags, mode_t mode) {
+  int fd = -1;
+  pthread_mutex_lock(&mutex);
+  if (descriptor_count == descriptor_capacity) {
+    size_t capacity = descriptor_capacity * 2 + 16;
+    int *grown = realloc(descriptors, capacity * sizeof *grown);
+    if (grown) {
+      descriptors = grown;
+      descriptor_capacity = capacity;
+    }
+  }
+  if (descriptor_count < descriptor_capacity) fd = sys.open(path, flags | O_CLOEXEC, mode);
+  else errno = ENOMEM;
+  if (fd >= 0) descriptors[descriptor_count++] = fd;
+  pthread_mutex_unlock(&mutex);
+  return fd;
+}
+
+void sa_process_close(int fd) {
+  int error = errno;
+  pthread_mutex_lock(&mutex);
+  for (size_t i = descriptor_count; i-- > 0;)
+    if (descriptors[i] == fd) {
+      descriptors[i] = descriptors[--descriptor_count];
+      sys.close(fd);
+      break;
+    }
+  pthread_mutex_unlock(&mutex);
+  errno = error; /* of the failure that led here */
+}
+
+/* The directory is compared by what it is: one may be reached by several paths. */
+bool sa_process_builds(const sharearray_store *store, const struct sa_paths *paths) {
+  const char *name = strrchr(paths->entry, '/');
   bool found = false;
   pthread_mutex_lock(&mutex);
   for (sharearray_build *build = builds; build && !found; build = build->next)
-    found = pthread_equal(build->thread, pthread_self()) && strcmp(build->paths.entry, path) == 0;
+    found = pthread_equal(build->thread, pthread_self()) && build->store->dev == store->dev &&
+            build->store->ino == store->ino && strcmp(strrchr(build->paths.entry, '/'), name) == 0;
   pthread_mutex_unlock(&mutex);
   return found;
 }

@@ -34,7 +34,7 @@
  *
  * Threads. A store, a build and a draft belong to one thread at a time. A map's reference count is
  * atomic: maps may travel between threads. fork(): maps are inherited; builds and drafts stay with
- * the parent. In the child a build can only be deleted, and a draft's memory is a private copy.
+ * the parent. In the child a build can only be deleted, and what it writes to a draft's memory is private.
  *
  * What no mapping can survive: a process of the same user, or root, that truncates an entry or the
  * counter page under its readers (SIGBUS). Removing a file is harmless, truncating it is not.
@@ -91,7 +91,8 @@ enum {
   SHAREARRAY_STATE_PARTIAL = 2,  /* a short file that a dead builder left; the next builder replaces it */
   SHAREARRAY_STATE_UNTRUSTED = 3,
   SHAREARRAY_STATE_CORRUPT = 4,
-  SHAREARRAY_STATE_UNSUPPORTED = 5
+  SHAREARRAY_STATE_UNSUPPORTED = 5,
+  SHAREARRAY_STATE_DENIED = 6 /* somebody's that this user may not read */
 };
 
 typedef struct sharearray_store sharearray_store;
@@ -147,6 +148,7 @@ typedef struct sharearray_map {
 typedef struct sharearray_owner {
   int64_t pid;      /* 0: nobody builds; -1: a builder that leaves no line (Python), or not readable */
   double since;     /* seconds since the epoch */
+  uint32_t uid;     /* whose process it is */
   uint32_t attempt; /* 1, or more where builders of this id were killed before */
   char program[32];
 } sharearray_owner;
@@ -197,8 +199,10 @@ SHAREARRAY_API void sharearray_wait(sharearray_store *store, const char *id, con
 /* What stands under the id. EABSENT where there is neither entry nor builder. */
 SHAREARRAY_API int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
 
-/* Removes the entry, and a dead builder's lock: 1 if there was something, 0 if not. Views of it stay
- * valid. A build that is under way goes on and publishes. Errors: EUNTRUSTED, EDENIED, EIO, EINVAL. */
+/* Removes the entry, and a dead builder's lock. Returns 1 if there was something, 0 if not; and 2 more
+ * (SHAREARRAY_WAIT) where a Python builder's lock needs a second look: call again after 100 milliseconds.
+ * Views of the entry stay valid. A build that is under way goes on and publishes.
+ * Errors: EUNTRUSTED, EDENIED, EIO, EINVAL. */
 SHAREARRAY_API int sharearray_remove(sharearray_store *store, const char *id, char *message);
 
 /* All ids in the store, sorted: *ids is *count strings, each with its NUL, one behind the other. The
@@ -216,7 +220,8 @@ SHAREARRAY_API int sharearray_sweep(sharearray_store *store, char *message);
 SHAREARRAY_API const uint32_t *sharearray_changes(const sharearray_store *store);
 /* The same for one id (which it shares with a few others). */
 SHAREARRAY_API uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
-/* 1 if `map` is what stands under `id` now, else 0. One system call. */
+/* 1 if `map` is what stands under `id` now, else 0. Two or three system calls: it looks after the
+ * counter page as well. */
 SHAREARRAY_API int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
 /* Milliseconds of CLOCK_MONOTONIC_COARSE (a few ms fine, a few ns to read). */
 SHAREARRAY_API double sharearray_clock(void);
@@ -230,8 +235,9 @@ SHAREARRAY_API int sharearray_draft_new(sharearray_store *store, uint64_t bytes,
 /* Reserves the next `step` bytes: 1 while some are left, 0 when the whole draft is reserved.
  * ENOSPACE with the figures. To be finished before sharearray_draft_map(). */
 SHAREARRAY_API int sharearray_draft_reserve(sharearray_draft *draft, uint64_t step, char *message);
-/* The draft's memory, writable until it is published, from then on read-only. It belongs to a map,
- * returned with a reference for the caller: memory that is never published goes with its last one. */
+/* The draft's memory, writable until it is given to sharearray_publish(), whatever that returns, and
+ * read-only from then on. It belongs to a map, returned with a reference for the caller: memory that is
+ * never published goes with its last one. */
 SHAREARRAY_API int sharearray_draft_map(sharearray_draft *draft, sharearray_map **map, char *message);
 /* Appends `size` bytes with write(2), instead of reserving and mapping: twice as fast for memory that
  * exists already. ENOSPACE with the figures. */

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +32,7 @@ static bool valid_prefix(const char *prefix) {
   return *prefix == '\0' || sharearray_valid_id("", prefix, strlen(prefix));
 }
 
-static int check_options(const sharearray_options *options, char *message) {
+static int check_options(const sharearray_options *options, struct stat *directory, char *message) {
   struct stat st;
   if (!options->shm_path || !options->prefix || !valid_prefix(options->prefix))
     return sa_fail(message, SHAREARRAY_EINVAL, "invalid prefix: it may have the characters A-Z a-z 0-9 = + . _ -");
@@ -41,6 +42,11 @@ static int check_options(const sharearray_options *options, char *message) {
   if (stat(options->shm_path, &st) != 0) return sa_fail_errno(message, "cannot use shm_path %s", options->shm_path);
   if (!S_ISDIR(st.st_mode))
     return sa_fail(message, SHAREARRAY_EIO, "cannot use shm_path %s: it is no directory", options->shm_path);
+  if (strlen(options->shm_path) + NAME_MAX + 2 > SA_PATH)
+    return sa_fail(message, SHAREARRAY_EINVAL, "the path of shm_path is too long");
+  if (options->owner < -1 || options->owner >= UINT32_MAX)
+    return sa_fail(message, SHAREARRAY_EINVAL, "invalid owner: a uid is 0 to 4294967294");
+  *directory = st;
   return 0;
 }
 
@@ -63,11 +69,14 @@ static int fill(sharearray_store *store, const sharearray_options *options, char
 }
 
 int sharearray_store_new(const sharearray_options *options, sharearray_store **out, char *message) {
-  int code = check_options(options, message);
+  struct stat directory = {0};
+  int code = check_options(options, &directory, message);
   if (code == 0) code = sa_process_init(message);
   if (code) return code;
   sharearray_store *store = calloc(1, sizeof *store);
   if (!store) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  store->dev = directory.st_dev;
+  store->ino = directory.st_ino;
   code = fill(store, options, message);
   if (code) {
     sharearray_store_delete(store);
@@ -85,6 +94,7 @@ void sharearray_store_delete(sharearray_store *store) {
   free(store->shm_path);
   free(store->prefix);
   free(store->trust);
+  free(store->suspects);
   free(store);
 }
 
@@ -100,7 +110,11 @@ static int attach_finished(sharearray_store *store, const struct sa_paths *paths
   if (entry != SA_ENTRY_READY && !(flags & SHAREARRAY_GET)) return SHAREARRAY_EABSENT;
 
   int lock = sa_lock_look(store, paths->lock, &fd, &ticket->builder, message);
-  if (lock == SA_LOCK_HELD) sa_lock_bury(paths, fd);
+  if (lock == SA_LOCK_HELD) {
+    /* Beside no entry it keeps the count of killed builders, for as long as the next one holds back. */
+    if (!map && sa_lock_is_held_back(fd)) sa_process_close(fd);
+    else sa_lock_bury(paths, fd);
+  }
   if (lock == SA_LOCK_SUSPECT && !(flags & SHAREARRAY_FINAL)) {
     if (map) sharearray_unref(&map->public);
     ticket->recheck = SA_LEASE_APART;
@@ -117,8 +131,7 @@ static int attach_finished(sharearray_store *store, const struct sa_paths *paths
     return SHAREARRAY_READY;
   }
   if (lock == SA_LOCK_LIVE)
-    return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s yet: process %lld (%s) builds it", paths->entry,
-                   (long long)ticket->builder.pid, ticket->builder.program);
+    return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s yet: it is being built", paths->entry);
   return sa_fail(message, SHAREARRAY_EABSENT, "nothing under %s%s", paths->entry,
                  entry == SA_ENTRY_SHORT ? " but what a killed builder left: cache or refresh replaces it" : "");
 }
@@ -145,6 +158,14 @@ static bool replaceable(int code, const struct stat *st) {
          (code == SHAREARRAY_EUNTRUSTED && st->st_uid == geteuid() && !S_ISDIR(st->st_mode));
 }
 
+/* What another user put in the way of the rename by which an entry is replaced: better known before the
+ * work than after it. */
+static int check_fresh(const sharearray_store *store, const struct sa_paths *paths, char *message) {
+  struct stat st;
+  if (sys.lstat(paths->fresh, &st) != 0 || sa_trusted_uid(store, st.st_uid)) return 0;
+  return sa_fail(message, SHAREARRAY_EUNTRUSTED, "%s belongs to a user who is not trusted: left alone", paths->fresh);
+}
+
 /* With the lock in hand, look once more: BUILD, or READY if somebody was quicker. */
 static int attach_locked(sharearray_store *store, const char *id, const struct sa_paths *paths, int lock,
                          uint32_t flags, sharearray_map **out, sharearray_build **build, char *message) {
@@ -158,7 +179,8 @@ static int attach_locked(sharearray_store *store, const char *id, const struct s
     code = SHAREARRAY_READY;
   } else if (code >= 0 || (refresh && replaceable(code, &st))) {
     bool partial = code == SA_ENTRY_SHORT;
-    code = build_new(store, id, paths, lock, flags, build, message);
+    code = refresh || partial ? check_fresh(store, paths, message) : 0;
+    if (code == 0) code = build_new(store, id, paths, lock, flags, build, message);
     if (code == SHAREARRAY_BUILD) {
       if (partial) (*build)->replace = true;
       return code;
@@ -179,7 +201,7 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
     code = attach_finished(store, &paths, flags, ticket, map, message);
     if (code != SHAREARRAY_EABSENT || (flags & SHAREARRAY_GET)) return code;
   }
-  if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(paths.entry))
+  if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(store, &paths))
     return sa_fail(message, SHAREARRAY_ERECURSIVE,
                    "%s is being built by this very thread: the function that builds an id must not ask for it",
                    paths.entry);
@@ -188,7 +210,8 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
   if (code < 0) return code;
   sa_changes_look(store);
   if (code == SA_LOCK_SUSPECT) ticket->recheck = SA_LEASE_APART;
-  else if (ticket->builder.pid < 0) ticket->recheck = SA_POLL; /* it touches no counter of ours */
+  else if (ticket->builder.pid < 0 || ticket->builder.uid != store->uid)
+    ticket->recheck = SA_POLL; /* it touches no counter of ours */
   return SHAREARRAY_WAIT;
 }
 

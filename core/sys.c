@@ -30,7 +30,6 @@ struct sa_sys sys = {
     .lstat = sys_lstat,
     .pread = pread,
     .pwrite = pwrite,
-    .ftruncate = ftruncate,
     .fallocate = posix_fallocate,
     .fchmod = fchmod,
     .fchown = fchown,

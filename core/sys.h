@@ -21,7 +21,6 @@ struct sa_sys {
   int (*lstat)(const char *path, struct stat *st);
   ssize_t (*pread)(int fd, void *bytes, size_t size, off_t offset);
   ssize_t (*pwrite)(int fd, const void *bytes, size_t size, off_t offset);
-  int (*ftruncate)(int fd, off_t length);
   int (*fallocate)(int fd, off_t offset, off_t length); /* posix_fallocate(): returns the errno */
   int (*fchmod)(int fd, mode_t mode);
   int (*fchown)(int fd, uid_t uid, gid_t gid);

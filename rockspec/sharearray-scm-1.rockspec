@@ -34,6 +34,7 @@ build = {
         "core/npy.c",
         "core/npz.c",
         "core/process.c",
+        "core/python.c",
         "core/store.c",
         "core/sys.c",
       },

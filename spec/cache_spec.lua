@@ -332,6 +332,13 @@ describe("a store", function()
     assert.equal(2, #said)
   end)
 
+  it("gives the build up when log_func raises", function()
+    local function fail() error("the log is broken", 0) end
+    assert.error_matches(function() store:cache("x", counting, { verbose = true, log_func = fail }) end, "broken")
+    assert.same({}, machine.names(directory))
+    assert(store:cache("x", counting))
+  end)
+
   it("knows a valid id", function()
     for _, id in ipairs { "a", "A-z_0.9=+", ("x"):rep(235), "..", ".npy" } do assert.is_true(store:valid_id(id)) end
     for _, id in ipairs { "", "a/b", "a b", "ä", "a\n", "a\0b", ("x"):rep(236) } do

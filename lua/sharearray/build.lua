@@ -17,6 +17,13 @@ local map_out = ffi.new("sharearray_map *[1]")
 
 local function delete_build(build) C.sharearray_build_delete(build) end
 
+--- Takes a `sharearray_build *` over: a coroutine that is never resumed gives the build up when the
+-- handle is collected.
+function M.own(handle) return ffi.gc(handle, delete_build) end
+
+--- Gives the build up now.
+function M.give_up(handle) delete_build(ffi.gc(handle, nil)) end
+
 --- What a source may be, in words.
 M.EXPECTED = "an array from alloc or sharearray.array, a view, an FFI array such as ffi.new(\"float[?]\", n), "
   .. "or a table of arrays"
@@ -111,17 +118,17 @@ end
 local function finish(self)
   self.over = true
   self.drafts:release()
-  delete_build(ffi.gc(self.build, nil))
+  M.give_up(self.build)
 end
 
 --- Runs `source` under the build's lock and publishes the result.
--- @param handle the `sharearray_build *`, owned by this call from here on
+-- @param handle what `own` gave; used up by this call
 -- @treturn[1] cdata the mapping, with a reference for the caller
 -- @return[2] nil, message or the source's own error value, code
 function M.run(place, settings, id, handle, source, deadline)
   local self = {
     place = place, settings = settings, id = id,
-    build = ffi.gc(handle, delete_build), -- an aborted coroutine gives the build up when it is collected
+    build = handle,
     drafts = draft.new(place, settings, id), over = false,
   }
   local value, reason, code = run(self, source)

@@ -38,7 +38,8 @@ enum {
   SHAREARRAY_STATE_PARTIAL = 2,
   SHAREARRAY_STATE_UNTRUSTED = 3,
   SHAREARRAY_STATE_CORRUPT = 4,
-  SHAREARRAY_STATE_UNSUPPORTED = 5
+  SHAREARRAY_STATE_UNSUPPORTED = 5,
+  SHAREARRAY_STATE_DENIED = 6
 };
 typedef struct sharearray_store sharearray_store;
 typedef struct sharearray_build sharearray_build;
@@ -81,6 +82,7 @@ typedef struct sharearray_map {
 typedef struct sharearray_owner {
   int64_t pid;
   double since;
+  uint32_t uid;
   uint32_t attempt;
   char program[32];
 } sharearray_owner;

@@ -84,7 +84,12 @@ local function run_build(self, id, handle, source, deadline, ticket)
   local place, settings = self.place, self.settings
   local name = place.path .. id
   local attempt = ticket.builder.attempt
-  wait.say(settings, id, attempt > 1 and ("building, attempt %d"):format(attempt) or "building")
+  local said, problem = pcall(wait.say, settings, id, attempt > 1 and ("building, attempt %d"):format(attempt)
+    or "building")
+  if not said then -- the user's log_func raised: nobody shall wait for this build
+    build.give_up(handle)
+    error(problem, 0)
+  end
   local started = C.sharearray_clock()
   builders[name] = current_coroutine()
   local map, reason, code = build.run(place, settings, id, handle, source, deadline)
@@ -94,8 +99,9 @@ local function run_build(self, id, handle, source, deadline, ticket)
     return nil, reason, code
   end
   local bytes = tonumber(map.length)
-  local result, problem, problem_code = place:remember(id, map, ticket.seen)
-  if not result then return nil, problem, problem_code end
+  local result
+  result, reason, code = place:remember(id, map, ticket.seen)
+  if not result then return nil, reason, code end
   local what = type(result) == "table" and "a bundle"
     or ("%s (%s)"):format(tostring(result.dtype), table.concat(result.shape, ", "))
   wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(what, bytes,
@@ -127,7 +133,7 @@ local function obtain(self, id, source, flags)
       map_out, build_out, message)
     if step == C.SHAREARRAY_READY then return place:remember(id, map_out[0], ticket.seen) end
     if step == C.SHAREARRAY_BUILD then
-      return run_build(self, id, build_out[0], source, deadline, ticket)
+      return run_build(self, id, build.own(build_out[0]), source, deadline, ticket)
     end
     if step ~= C.SHAREARRAY_WAIT then return place_.failure(id, step, message) end
     if last then return wait.timed_out(settings, id, ticket) end
@@ -239,12 +245,13 @@ function Store:free(id, opts)
   return removed
 end
 
-local STATES = { [0] = "ready", "building", "partial", "untrusted", "corrupt", "unsupported" }
+local STATES = { [0] = "ready", "building", "partial", "untrusted", "corrupt", "unsupported", "denied" }
 
 local function builder_of(owner)
   if owner.pid == 0 then return nil end
   return {
     pid = owner.pid > 0 and tonumber(owner.pid) or nil,
+    uid = owner.uid,
     program = ffi.string(owner.program),
     since = owner.since,
     attempt = owner.attempt,

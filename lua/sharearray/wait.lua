@@ -51,7 +51,9 @@ end
 --- "process 123 (luajit), since 2 s" for messages.
 function M.builder_in_words(builder)
   local program = ffi.string(builder.program)
-  if builder.pid <= 0 then return program ~= "" and ("a %s process"):format(program) or "another process" end
+  if builder.pid <= 0 then
+    return ("a %sprocess of uid %d"):format(program ~= "" and program .. " " or "", builder.uid)
+  end
   return ("process %d (%s), since %.0f s,"):format(tonumber(builder.pid), program,
     math.max(0, os.time() - builder.since))
 end
@@ -69,8 +71,8 @@ end
 
 --- `nil, message, "timeout"`.
 function M.timed_out(settings, id, ticket)
-  return nil, ("sharearray: '%s': timed out after %g s: %s; wait longer (option timeout), or free the id if that "
-    .. "builder hangs"):format(id, settings.timeout, in_words(settings, ticket.builder)), "timeout"
+  return nil, ("sharearray: '%s': timed out after %g s: %s; wait longer (option timeout), or end that "
+    .. "process if it hangs"):format(id, settings.timeout, in_words(settings, ticket.builder)), "timeout"
 end
 
 -- Ctrl-C works through a debug hook, which compiled code never looks at.

@@ -222,7 +222,7 @@ static void short_file_is_awaited_then_replaced(void) {
   write_file("s.npy", "\x93NUMPY\1\0", 8, 0644);
   int python = open(path_of("s.npy.lock"), O_CREAT | O_EXCL, 0777);
   CHECK(attach("s", 0, NULL, &build) == SHAREARRAY_WAIT);
-  CHECK(attach("s", SHAREARRAY_GET, NULL, &build) == SHAREARRAY_EABSENT && strstr(message, "builds it"));
+  CHECK(attach("s", SHAREARRAY_GET, NULL, &build) == SHAREARRAY_EABSENT && strstr(message, "being built"));
   usleep(100000);
   CHECK(attach("s", 0, NULL, &build) == SHAREARRAY_WAIT); /* open: alive, however long it takes */
   close(python);
@@ -421,6 +421,9 @@ static void works_without_unnamed_files(void) {
   sharearray_build *build = NULL;
   CHECK(attach("m", 0, NULL, &build) == SHAREARRAY_BUILD);
   sharearray_draft *draft = draft_of(1, true);
+  struct stat st;
+  CHECK(stat(draft->file.temporary, &st) == 0 && (st.st_mode & 0777) == 0600); /* its user's sweep can open it */
+  CHECK(stat(path_of("n.npy"), &st) == 0 && (st.st_mode & 0777) == 0444);
   char name[64];
   snprintf(name, sizeof name, "%s", strrchr(draft->file.temporary, '/') + strlen("/t_"));
   CHECK(exists(name) && sharearray_sweep(store, message) == 0 && exists(name)); /* its maker lives */
@@ -428,8 +431,12 @@ static void works_without_unnamed_files(void) {
   CHECK(!exists(name));
   sharearray_build_delete(build);
   sys = kept;
-  write_file(".tmp.1.1", "", 0, 0600);
-  CHECK(sharearray_sweep(store, message) == 0 && !exists(".tmp.1.1"));
+  write_file("~1.1", "", 0, 0600);
+  CHECK(sharearray_sweep(store, message) == 0 && !exists("~1.1"));
+  put(".tmp.1.1", 5); /* an id like any other */
+  CHECK(sharearray_sweep(store, message) == 0);
+  expect_value(".tmp.1.1", 5);
+  sharearray_remove(store, ".tmp.1.1", NULL);
   sharearray_remove(store, "n", NULL);
 }
 
@@ -515,6 +522,107 @@ static void lists_sorted_ids_once(void) {
   sharearray_remove(store, "id10", NULL);
 }
 
+static void many_dead_python_locks_are_swept(void) {
+  char name[32];
+  for (int i = 0; i < 300; i++) {
+    snprintf(name, sizeof name, "py%d.npy.lock", i);
+    write_file(name, "", 0, 0755);
+  }
+  CHECK(sharearray_sweep(store, message) == 300);
+  usleep(100000);
+  CHECK(sharearray_sweep(store, message) == 0 && !exists("py0.npy.lock") && !exists("py299.npy.lock"));
+}
+
+static void garbage_in_a_lock_is_a_dead_builders(void) {
+  static const char *const lines[] = {
+      "pid=1 attempt=5 since=1e300 died=0 program=x\n",
+      "pid=99999999999999999999999 attempt=-1 since=nan died=inf",
+      "pid=1 attempt=4294967295 since=1 died=nan program=x",
+      "\n\n\n",
+      "pid=",
+      "x",
+  };
+  for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+    sharearray_build *build = NULL;
+    write_file("g.npy.lock", lines[i], strlen(lines[i]), 0600);
+    CHECK(attach("g", 0, NULL, &build) == SHAREARRAY_BUILD);
+    sharearray_build_delete(build);
+    CHECK(!exists("g.npy.lock"));
+  }
+}
+
+static void asking_does_not_end_the_holding_back(void) {
+  sharearray_build *build = NULL;
+  sharearray_info info;
+  for (int i = 0; i < 3; i++) killed_builder("h");
+  CHECK(attach("h", 0, NULL, &build) == SHAREARRAY_WAIT);
+  CHECK(attach("h", SHAREARRAY_GET, NULL, NULL) == SHAREARRAY_EABSENT);
+  CHECK(sharearray_stat(store, "h", &info, message) == SHAREARRAY_EABSENT);
+  CHECK(attach("h", 0, NULL, &build) == SHAREARRAY_WAIT && ticket.builder.attempt == 3);
+  CHECK(sharearray_remove(store, "h", message) == 1); /* free does */
+  CHECK(attach("h", 0, NULL, &build) == SHAREARRAY_BUILD && ticket.builder.attempt == 1);
+  sharearray_build_delete(build);
+}
+
+static void recursion_is_seen_through_another_path(void) {
+  char other[80];
+  sharearray_build *build = NULL, *inner = NULL;
+  sharearray_store *alias = NULL;
+  snprintf(other, sizeof other, "%s/../%s/", directory, strrchr(directory, '/') + 1);
+  sharearray_options options = {.shm_path = other, .prefix = "t_", .mode = -1, .owner = -1};
+  CHECK(sharearray_store_new(&options, &alias, message) == 0);
+  CHECK(attach("al", 0, NULL, &build) == SHAREARRAY_BUILD);
+  CHECK(sharearray_attach(alias, "al", 0, &ticket, NULL, &inner, message) == SHAREARRAY_ERECURSIVE);
+  sharearray_build_delete(build);
+  sharearray_store_delete(alias);
+}
+
+static atomic_bool stop;
+
+static void *take_and_give(void *argument) {
+  sharearray_store *mine = open_store();
+  sharearray_ticket my_ticket;
+  sharearray_map *map;
+  sharearray_build *build;
+  (void)argument;
+  while (!atomic_load(&stop))
+    if (sharearray_attach(mine, "leak", 0, &my_ticket, &map, &build, NULL) == SHAREARRAY_BUILD)
+      sharearray_build_delete(build);
+  sharearray_store_delete(mine);
+  return NULL;
+}
+
+/* Whether this process has a lock open, by name or already without. */
+static bool has_lock_open(void) {
+  char link[64], target[256];
+  for (int fd = 3; fd < 64; fd++) {
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, target, sizeof target - 1);
+    if (length <= 0) continue;
+    target[length] = '\0';
+    if (strncmp(target, directory, strlen(directory)) == 0) return true;
+  }
+  return false;
+}
+
+/* A lock's description in a child would outlive a killed builder. */
+static void fork_in_another_thread_inherits_no_lock(void) {
+  pthread_t thread;
+  int inherited = 0;
+  atomic_store(&stop, false);
+  pthread_create(&thread, NULL, take_and_give, NULL);
+  for (int i = 0; i < 300; i++) {
+    pid_t child = fork();
+    if (child == 0) _exit(has_lock_open());
+    int status;
+    waitpid(child, &status, 0);
+    inherited += !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+  }
+  atomic_store(&stop, true);
+  pthread_join(thread, NULL);
+  CHECK(inherited == 0);
+}
+
 static void counter_page_comes_back(void) {
   char name[64];
   snprintf(name, sizeof name, ".changes.%u", geteuid());
@@ -580,6 +688,11 @@ int main(void) {
   RUN(no_descriptor_left);
   RUN(sweep_removes_leftovers);
   RUN(lists_sorted_ids_once);
+  RUN(many_dead_python_locks_are_swept);
+  RUN(garbage_in_a_lock_is_a_dead_builders);
+  RUN(asking_does_not_end_the_holding_back);
+  RUN(recursion_is_seen_through_another_path);
+  RUN(fork_in_another_thread_inherits_no_lock);
   RUN(counter_page_comes_back);
   RUN(refuses_bad_arguments);
   sharearray_store_delete(store);
