@@ -34,7 +34,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo lint sanitize install env clean
+.PHONY: all help test demo lint sanitize fuzz install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -71,6 +71,15 @@ install: all ## install to DESTDIR/PREFIX (/usr/local)
 	done
 	set -e; for file in $(commands); do install -D -m 755 "$$file" '$(DESTDIR)$(PREFIX)'/"$$file"; done
 
+# Seeds and what was found stay in spec/fuzz/corpus; what a run finds beyond them goes to build/.
+FUZZ_SECONDS ?= 600
+fuzzers = npy npz
+fuzz: ## feed the readers of .npy and bundles with libFuzzer; FUZZ_SECONDS=600 for each
+	@.ci/setup lint
+	@.ci/tally start
+	@for name in $(fuzzers); do .ci/tally step "fuzz $$name" $(MAKE) fuzz-$$name; done
+	@.ci/tally sum
+
 # Whatever the user's paths are, they stay, and end with Lua's own.
 env: ## lines for the shell that put this checkout into its paths: eval "$(make -s env)"
 	$(info export LUA_PATH='$(lua_path);'"$${LUA_PATH:+$${LUA_PATH%;;};};")
@@ -106,6 +115,16 @@ $(BUILD)/spec/%: spec/support/%.c
 -include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d $(BUILD)/spec/core/*.d)
 
 # The parts of test and lint: no set-up here. `.ci/tally` counts, and fails in `sum` only.
+.SECONDARY:
+fuzz-%: $(BUILD)/fuzz/%_fuzz
+	@mkdir -p $(BUILD)/fuzz/$*
+	$< -max_total_time=$(FUZZ_SECONDS) -max_len=65536 -verbosity=0 -print_final_stats=1 \
+	  -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$* spec/fuzz/corpus/$*
+
+$(BUILD)/fuzz/%_fuzz: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch])
+	@mkdir -p $(@D)
+	clang -std=c11 -g -O1 -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< core/*.c $(LDLIBS)
+
 .PHONY: run-tests run-harnesses run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
 
 run-tests: all $(preloads) $(programs)
