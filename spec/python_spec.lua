@@ -102,31 +102,30 @@ describe("Python and Lua", function()
   end)
 
   it("Python's free in the middle of a build, which unlinks the lock too, gives no wrong data", function()
-    local builder = machine.worker([[
-      local view = assert(sharearray.cache("x", function(alloc)
+    local program = [[
+      local value, timeout = ...
+      local view, err, code = sharearray.cache("x", function(alloc)
         say "building"
         hear()
-        return sharearray.array({7, 7, 7})
-      end))
-      say("value", view(0), #view)
-    ]], {}, env)
-    builder:expect("building")
+        return sharearray.array({tonumber(value), 7})
+      end, {timeout = tonumber(timeout)})
+      say(view and view(0) or code)
+    ]]
+    local hasty, patient = machine.worker(program, { 1, 0.3 }, env), nil
+    hasty:expect("building")
     machine.python("peer.py", { "free", directory, "x" }):finish()
     assert.same({}, machine.names(directory))
-    -- A second one builds now. The first must not publish under it.
-    local second = machine.worker([[
-      local view = assert(sharearray.cache("x", function(alloc)
-        say "building"
-        hear()
-        return sharearray.array({8, 8})
-      end))
-      say("value", view(0), #view)
-    ]], {}, env)
-    second:expect("building")
-    builder:tell()
-    second:tell()
-    assert.truthy(second:finish():find("value 8 2"))
-    assert.truthy(builder:finish():find("value 8 2"))
+    patient = machine.worker(program, { 2, -1 }, env)
+    patient:expect("building")
+    -- Another one builds now: the first must not publish under it, and waits until its time is over.
+    hasty:tell()
+    hasty:expect("timeout")
+    hasty:finish()
+    assert.same({ "sharearray_x.npy.lock" }, machine.names(directory))
+    local third = machine.worker(program, { 3, -1 }, env)
+    patient:tell()
+    assert.equal("2\n", patient:finish():match("%d\n$"))
+    assert.equal("2\n", third:finish():match("%d\n$"))
     assert.same({ "sharearray_x.npy" }, machine.names(directory))
   end)
 
