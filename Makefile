@@ -87,8 +87,9 @@ env: ## lines for the shell that put this checkout into its paths: eval "$(make 
 	$(if $(commands),$(info export PATH='$(CURDIR)/bin':"$$PATH"))
 	@:
 
-clean: ## remove build/
-	rm -rf $(BUILD)
+clean: ## remove build/, and what luarocks leaves in a checkout
+	rm -rf $(BUILD) core/*.o sharearray/core.so
+	rmdir sharearray 2>/dev/null || :
 
 $(core): $(objects)
 	@mkdir -p $(@D)

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 void sharearray_build_delete(sharearray_build *build) {
@@ -26,14 +27,18 @@ static int check_child(const sharearray_build *build, const sharearray_draft *dr
                  build->id);
 }
 
-/* The file's mode does not stop a mapping that exists already. */
+/* The file's mode does not stop a mapping that exists already. Memory that was lent goes on being
+ * written, so it turns into a private copy at the same address. */
 static int protect(sharearray_build *build, sharearray_draft *draft, char *message) {
   struct sa_map *map = draft->map;
   if (!map) return 0;
-  if (sys.mprotect(map->public.base, (size_t)map->public.length, PROT_READ) != 0)
-    return sa_fail_errno(message, "cannot protect the memory of '%s'", build->id);
-  if (map->public.length == draft->bytes) return 0;
-  /* More was written behind the mapped part: what is published needs a mapping of all. */
+  size_t length = (size_t)map->public.length;
+  bool done = map->lent ? sys.mmap(map->public.base, length, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, draft->file.fd, 0) != MAP_FAILED
+                        : sys.mprotect(map->public.base, length, PROT_READ) == 0;
+  if (!done) return sa_fail_errno(message, "cannot protect the memory of '%s'", build->id);
+  if (!map->lent && length == draft->bytes) return 0;
+  /* It was lent, or more was written behind the mapped part: what is published needs a mapping of its own. */
   map->public.array.order = '|';
   sharearray_unref(&map->public);
   draft->map = NULL;
@@ -90,6 +95,7 @@ static int give_name(sharearray_build *build, sharearray_draft *draft, char *mes
  * none of them finds it. */
 static int finish(sharearray_build *build, sharearray_draft *draft, sharearray_map **out) {
   sharearray_map *map = &draft->map->public;
+  draft->map->path = strdup(build->paths.entry);
   draft->map = NULL;
   sa_process_remove_draft(draft); /* a child forked from now on shares the memory like any other */
   sa_file_close(&draft->file);

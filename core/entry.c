@@ -86,6 +86,7 @@ int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, st
     if (fd < 0) return explain_open(store, path, -fd, st, message);
     int result = look_at(store, path, fd, st, map, message);
     sa_process_close(fd);
+    if (result == SA_ENTRY_READY) (*map)->path = strdup(path);
     if (result != SA_ENTRY_NONE) return result;
   }
   return sa_fail(message, SHAREARRAY_EIO, "%s is replaced faster than it can be opened", path);

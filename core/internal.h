@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <zlib.h>
 
 /* luarocks compiles without -fvisibility=hidden. */
 #pragma GCC visibility push(hidden)
@@ -73,7 +74,9 @@ struct sa_map {
   sharearray_map public; /* first: the public pointer is this one */
   atomic_uint references;
   dev_t dev;
-  ino_t ino; /* 0: no file */
+  ino_t ino;  /* 0: no file */
+  char *path; /* the name it was found or published under; NULL: none, or no memory for it */
+  bool lent;  /* sharearray_lend() gave this very memory away */
 };
 
 struct sharearray_build {
@@ -158,6 +161,8 @@ void sa_lock_bury(const struct sa_paths *paths, int fd);
 /* map.c */
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);
 int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
+/* Writable; what is written stays here. */
+int sa_map_private(int fd, uint64_t length, struct sa_map **map, char *message);
 /* Reads what a whole file's mapping holds, an array or a bundle, into its public part. */
 int sa_map_read(struct sa_map *map, char *message);
 
@@ -190,6 +195,31 @@ int sa_zip_check_names(const sharearray_member *members, uint64_t count, char *m
 /* Whether its name ends in .npy. */
 bool sa_zip_is_array(const sharearray_member *member);
 
+uint32_t sa_crc32_combine(uint32_t first, uint32_t second, uint64_t second_size);
+
+/* source.c: the file that an import reads. */
+struct sa_source {
+  int fd;
+  uint64_t length;
+  bool deflated; /* of the content that is being read: */
+  uint64_t next; /* byte of the file */
+  uint64_t left; /* deflated bytes to be read yet */
+  z_stream z;
+  bool inflating; /* `z` is initialised */
+  bool ended;     /* its data is complete */
+  unsigned char input[64 << 10];
+};
+/* A regular file, under whatever path. To be closed even if it was refused. */
+int sa_source_open(struct sa_source *source, const char *path, char *message);
+void sa_source_close(struct sa_source *source);
+int sa_source_read_at(const struct sa_source *source, void *bytes, uint64_t size, uint64_t offset, char *message);
+/* The content that begins at `offset` is read next; */
+int sa_source_begin(struct sa_source *source, uint64_t offset, const struct sa_packed *packed, char *message);
+/* then exactly `size` bytes more of it, less than 4 GiB; */
+int sa_source_read(struct sa_source *source, void *bytes, uint64_t size, char *message);
+/* and at last: that it has no more. */
+int sa_source_end(struct sa_source *source, char *message);
+
 /* convert.c: what an import does to elements on their way. */
 /* Bytes of the numbers an element consists of, as byte order goes; 1: it has none. */
 unsigned sa_swap_unit(const sharearray_npy *npy);
@@ -197,7 +227,7 @@ unsigned sa_swap_unit(const sharearray_npy *npy);
 void sa_swap(void *bytes, uint64_t size, unsigned unit);
 /* An array in Fortran order, to be read from its start to its end in pieces that become C order. */
 struct sa_fortran {
-  unsigned itemsize;
+  uint32_t itemsize;
   int ndim;             /* axes of more than one element, 2 or more: else both orders are the same, and 0 */
   uint64_t shape[32];   /* of these, the one that varies fastest in the file first */
   uint64_t strides[32]; /* theirs in C order, elements */

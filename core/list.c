@@ -39,7 +39,9 @@ static int look_entry(sharearray_store *store, const struct sa_paths *paths, sha
   int entry = sa_entry_look(store, paths->entry, st, &map, reason);
   if (!map) return entry;
   info->array = map->public.array;
-  info->members = map->public.count;
+  size_t shown = info->array.descr_length < sizeof info->descr ? info->array.descr_length : sizeof info->descr;
+  memcpy(info->descr, (const char *)map->public.base + info->array.descr_offset, shown);
+  for (uint64_t i = 0; i < map->public.count; i++) info->members += map->public.members[i].array.kind != 0;
   sharearray_unref(&map->public);
   return entry;
 }

@@ -192,7 +192,8 @@ static double pause_left(int fd, struct line *line) {
     line_write(fd, line); /* if not: the next one sees it die anew */
   }
   double over = now - line->died;
-  return over >= 0 && over < pause ? pause - over : 0;
+  /* The line rounds to milliseconds, so it may lie a little ahead; further ahead the clock was set back. */
+  return over > -1 && over < pause ? pause - over : 0;
 }
 
 bool sa_lock_is_held_back(int fd) {

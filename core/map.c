@@ -43,6 +43,10 @@ int sa_map_shared(int fd, uint64_t length, struct sa_map **out, char *message) {
   return map_new(PROT_READ | PROT_WRITE, MAP_SHARED, fd, length, out, message);
 }
 
+int sa_map_private(int fd, uint64_t length, struct sa_map **out, char *message) {
+  return map_new(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, length, out, message);
+}
+
 int sa_map_read(struct sa_map *map, char *message) {
   sharearray_map *public = &map->public;
   sharearray_member *members;
@@ -75,5 +79,6 @@ void sharearray_unref(sharearray_map *public) {
   atomic_thread_fence(memory_order_acquire);
   if (map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
   free((void *)map->public.members);
+  free(map->path);
   free(map);
 }

@@ -10,7 +10,13 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { MAX_HEADER = 64 << 10, ALIGNMENT = 64 };
+enum {
+  MAX_HEADER = 64 << 10,
+  MAX_WRITTEN = 10000, /* numpy.load refuses longer ones unless told to trust them */
+  MAX_NESTING = 16,    /* of structured types */
+  MAX_ITEM = 1 << 30,  /* bytes of an element */
+  ALIGNMENT = 64
+};
 
 struct text {
   const char *at, *end;
@@ -20,9 +26,13 @@ static void skip_space(struct text *text) {
   while (text->at < text->end && strchr(" \t\r\n", *text->at) && *text->at) text->at++;
 }
 
-static bool take(struct text *text, char c) {
+static bool next_is(struct text *text, char c) {
   skip_space(text);
-  if (text->at == text->end || *text->at != c) return false;
+  return text->at < text->end && *text->at == c;
+}
+
+static bool take(struct text *text, char c) {
+  if (!next_is(text, c)) return false;
   text->at++;
   return true;
 }
@@ -35,7 +45,7 @@ static bool take_word(struct text *text, const char *word) {
   return true;
 }
 
-/* A string without escapes; NumPy writes none into the headers of plain dtypes. */
+/* A string without escapes; only the names of fields have some. */
 static bool take_string(struct text *text, struct text *string) {
   skip_space(text);
   if (text->at == text->end || (*text->at != '\'' && *text->at != '"')) return false;
@@ -78,37 +88,159 @@ static int read_shape(struct text *text, sharearray_npy *npy, char *message) {
   return 0;
 }
 
-static bool known_type(char kind, unsigned size) {
+/* Types. A descr is a string ("<f4") or, for a structured type, a list of fields:
+ *
+ *   field = (name, type [, shape])   name = string, or (title, name); the name '' with |V4 is padding
+ */
+struct type {
+  char order, kind; /* '>' only where it matters, and never inside of a structured type */
+  uint64_t size;    /* bytes of an element, at most MAX_ITEM */
+};
+
+static bool take_hex(struct text *text, int digits) {
+  for (; digits > 0; digits--, text->at++)
+    if (text->at == text->end || !*text->at || !strchr("0123456789abcdefABCDEF", *text->at)) return false;
+  return true;
+}
+
+/* A field's name, with the escapes that Python's repr writes. They stay in it. */
+static bool take_name(struct text *text, struct text *name) {
+  skip_space(text);
+  if (text->at == text->end || (*text->at != '\'' && *text->at != '"')) return false;
+  char quote = *text->at++;
+  name->at = text->at;
+  while (text->at < text->end && *text->at != quote) {
+    char c = *text->at++;
+    if (c == '\n' || c == '\0') return false;
+    if (c != '\\') continue;
+    if (text->at == text->end) return false;
+    c = *text->at++;
+    int digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
+    if (digits ? !take_hex(text, digits) : !c || !strchr("\\'\"nrt", c)) return false;
+  }
+  if (text->at == text->end) return false;
+  name->end = text->at++;
+  return true;
+}
+
+/* "[ns]", "[25s]": the unit of a date or a time span, to the end of the text. Generic ones have none. */
+static bool take_unit(struct text *text) {
+  static const char units[][3] = {"Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as"};
+  uint64_t multiple = 1;
+  if (text->at == text->end) return true;
+  if (*text->at++ != '[' || text->at == text->end) return false;
+  if (*text->at >= '0' && *text->at <= '9' && !take_number(text, &multiple)) return false;
+  if (multiple == 0 || multiple > INT32_MAX || text->end - text->at < 2 || text->end[-1] != ']') return false;
+  size_t length = (size_t)(text->end - text->at) - 1;
+  for (size_t i = 0; i < sizeof units / sizeof *units; i++)
+    if (strlen(units[i]) == length && memcmp(units[i], text->at, length) == 0) {
+      text->at = text->end;
+      return true;
+    }
+  return false;
+}
+
+static bool known_type(char kind, uint64_t size) {
   switch (kind) {
   case 'b': return size == 1;
   case 'i':
   case 'u': return size == 1 || size == 2 || size == 4 || size == 8;
   case 'f': return size == 2 || size == 4 || size == 8;
   case 'c': return size == 8 || size == 16;
+  case 'M':
+  case 'm': return size == 8;
+  case 'S':
+  case 'U':
+  case 'V': return true;
   default: return false;
   }
 }
 
-static int read_descr(struct text *text, const char *file, sharearray_npy *npy, char *message) {
-  struct text descr;
-  skip_space(text);
-  if (text->at < text->end && (*text->at == '[' || *text->at == '('))
-    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is structured");
-  if (!take_string(text, &descr) || descr.end - descr.at < 2)
-    return sa_fail(message, SHAREARRAY_ECORRUPT, "its descr is no dtype");
-  npy->descr_offset = (uint32_t)(descr.at - file);
-  npy->descr_length = (uint32_t)(descr.end - descr.at);
-  int shown = (int)(npy->descr_length > 40 ? 40 : npy->descr_length);
-  struct text rest = descr;
-  npy->order = strchr("<>|=", *rest.at) && *rest.at ? *rest.at++ : '|';
-  npy->kind = *rest.at++;
-  if (npy->kind == 'O')
+static int too_large(char *message) {
+  return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "an element of its dtype has more than %d bytes", MAX_ITEM);
+}
+
+static int read_code(struct text code, struct type *type, char *message) {
+  struct text rest = code;
+  int shown = (int)(code.end - code.at > 40 ? 40 : code.end - code.at);
+  if (code.end - code.at < 2) return sa_fail(message, SHAREARRAY_ECORRUPT, "its descr is no dtype");
+  type->order = strchr("<>|=", *rest.at) && *rest.at ? *rest.at++ : '|';
+  type->kind = *rest.at++;
+  if (type->kind == 'O')
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its elements are Python objects (a pickle, never loaded)");
-  uint64_t size = 0;
-  if (!take_number(&rest, &size) || rest.at != rest.end || !known_type(npy->kind, size > 64 ? 0 : (unsigned)size))
-    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is '%.*s'", shown, descr.at);
-  if (npy->order == '=') npy->order = '<';
-  npy->itemsize = (uint16_t)size;
+  bool sound = take_number(&rest, &type->size) && known_type(type->kind, type->size);
+  if (sound && (type->kind == 'M' || type->kind == 'm')) sound = take_unit(&rest);
+  if (!sound || rest.at != rest.end)
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is '%.*s'", shown, code.at);
+  if (type->size > (type->kind == 'U' ? MAX_ITEM / 4 : MAX_ITEM)) return too_large(message);
+  if (type->kind == 'U') type->size *= 4;
+  if (type->order == '=') type->order = '<';
+  if (type->size < 2 || type->kind == 'S' || type->kind == 'V') type->order = '|';
+  return 0;
+}
+
+static int read_type(struct text *text, int depth, struct type *type, char *message);
+
+static int read_field(struct text *text, int depth, struct type *type, char *message) {
+  struct text name, title;
+  sharearray_npy sub = {0}; /* the shape of one that is an array */
+  bool named = take(text, '(');
+  if (named && take(text, '('))
+    named = take_name(text, &title) && take(text, ',') && take_name(text, &name) && take(text, ')');
+  else named = named && take_name(text, &name);
+  if (!named || !take(text, ',')) return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype has a field without a name");
+  int code = read_type(text, depth, type, message);
+  if (code) return code;
+  if (name.at == name.end && type->kind != 'V')
+    return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype has a field without a name");
+  if (take(text, ',') && next_is(text, '(')) {
+    code = read_shape(text, &sub, message);
+    if (code) return code;
+    take(text, ',');
+  }
+  if (!take(text, ')')) return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype has a field that is no tuple");
+  for (int i = 0; i < sub.ndim; i++)
+    if (__builtin_mul_overflow(type->size, sub.shape[i], &type->size) || type->size > MAX_ITEM)
+      return too_large(message);
+  return 0;
+}
+
+/* Depth is bounded, and so is the C stack. */
+static int read_type(struct text *text, int depth, struct type *type, char *message) {
+  struct text code;
+  if (!take(text, '[')) {
+    if (take_string(text, &code)) return read_code(code, type, message);
+    return sa_fail(message, SHAREARRAY_ECORRUPT, "its descr is no dtype");
+  }
+  if (depth == MAX_NESTING)
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is nested more than %d deep", MAX_NESTING);
+  *type = (struct type){.order = '|', .kind = 'V'};
+  bool comma = true;
+  while (!take(text, ']')) {
+    struct type field;
+    if (!comma) return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype is no list of fields");
+    int failure = read_field(text, depth + 1, &field, message);
+    if (failure) return failure;
+    type->size += field.size; /* neither is more than MAX_ITEM */
+    if (type->size > MAX_ITEM) return too_large(message);
+    if (field.order == '>') return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype has a big-endian field");
+    comma = take(text, ',');
+  }
+  return 0;
+}
+
+static int read_descr(struct text *text, const char *file, sharearray_npy *npy, char *message) {
+  struct type type;
+  skip_space(text);
+  const char *start = text->at;
+  int code = read_type(text, 0, &type, message);
+  if (code) return code;
+  int quotes = *start != '[';
+  npy->order = type.order;
+  npy->kind = type.kind;
+  npy->itemsize = (uint32_t)type.size;
+  npy->descr_offset = (uint32_t)(start - file + quotes);
+  npy->descr_length = (uint32_t)(text->at - start - 2 * quotes);
   return 0;
 }
 
@@ -150,8 +282,8 @@ static int read_dict(struct text text, const char *file, sharearray_npy *npy, ch
 /* nbytes from shape and itemsize. A dimension of 0 makes it 0 whatever the others are, but NumPy
  * refuses others whose product overflows, and so does this. */
 static int measure(sharearray_npy *npy, char *message) {
-  uint64_t product = npy->itemsize;
-  bool empty = false;
+  uint64_t product = npy->itemsize ? npy->itemsize : 1;
+  bool empty = npy->itemsize == 0;
   for (int i = 0; i < npy->ndim; i++) {
     if (npy->shape[i] == 0) empty = true;
     else if (__builtin_mul_overflow(product, npy->shape[i], &product) || product > INT64_MAX)
@@ -178,6 +310,7 @@ int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_n
   unsigned major = file[6], minor = file[7];
   if (major < 1 || major > 3 || minor != 0)
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it has .npy format version %u.%u", major, minor);
+  npy.version = (uint8_t)major;
   size_t start = major == 1 ? 10 : 12;
   if (size < start) return too_short(is_short, message, "it ends inside its magic");
   uint32_t length = file[8] | (uint32_t)file[9] << 8;
@@ -200,7 +333,7 @@ int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, shar
   sharearray_npy npy;
   int code = sa_npy_read(bytes, size, file_size, &npy, is_short, message);
   if (code) return code;
-  if (npy.order == '>' && npy.itemsize > 1) {
+  if (npy.order == '>') {
     const char *descr = (const char *)bytes + npy.descr_offset;
     int shown = (int)(npy.descr_length > 40 ? 40 : npy.descr_length);
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype '%.*s' is big-endian; save it as '<%.*s', or import it",
@@ -211,11 +344,14 @@ int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, shar
 }
 
 int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size) {
-  /* 10 bytes before the dict, 21 digits and a comma for each dimension. */
-  char text[MAX_HEADER / 8];
+  /* 10 bytes before the dict, at most 22 for each dimension, 100 for the rest. */
+  char text[MAX_WRITTEN];
   size_t used;
-  if (ndim < 0 || ndim > SHAREARRAY_MAXDIMS || strlen(descr) > sizeof text / 2) return SHAREARRAY_EINVAL;
-  used = (size_t)snprintf(text, sizeof text, "{'descr': '%s', 'fortran_order': False, 'shape': (", descr);
+  if (ndim < 0 || ndim > SHAREARRAY_MAXDIMS || strlen(descr) > sizeof text - 22 * SHAREARRAY_MAXDIMS - 100)
+    return SHAREARRAY_EINVAL;
+  const char *quote = *descr == '[' ? "" : "'";
+  used = (size_t)snprintf(text, sizeof text, "{'descr': %s%s%s, 'fortran_order': False, 'shape': (", quote, descr,
+                          quote);
   for (int i = 0; i < ndim; i++)
     used += (size_t)snprintf(text + used, sizeof text - used, "%llu%s", (unsigned long long)shape[i],
                              i + 1 < ndim ? ", "

@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 enum {
   LOCAL = 30,
@@ -27,6 +26,7 @@ enum {
   ALIGNMENT = 64,
   FLAG_ENCRYPTED = 1,
   FLAG_UTF8 = 1 << 11,
+  METHOD_DEFLATE = 8,
   VERSION = 20,
   VERSION64 = 45,
   DATE_1980 = 0x21 /* 1980-01-01, the first day of MS-DOS time */
@@ -43,33 +43,31 @@ static uint64_t load(const unsigned char *at, int bytes) {
 
 /* ---- Reading ---- */
 
-struct archive {
-  const unsigned char *base;
-  uint64_t length;
-  uint64_t directory, directory_size, count;
-};
-
 static int corrupt(char *message, const char *reason) { return sa_fail(message, SHAREARRAY_ECORRUPT, "%s", reason); }
 
+static const unsigned char *bytes_at(const struct sa_zip *zip, uint64_t at) { return zip->base + (at - zip->origin); }
+
 /* The end record, from the file's end backwards; behind it a comment of the length it names. */
-static const unsigned char *find_end(const struct archive *zip) {
-  if (zip->length < END) return NULL;
+static const unsigned char *find_end(const struct sa_zip *zip) {
+  if (zip->length - zip->origin < END) return NULL;
   uint64_t lowest = zip->length > END + COMMENT_MAX ? zip->length - END - COMMENT_MAX : 0;
-  for (uint64_t at = zip->length - END + 1; at-- > lowest;)
-    if (load(zip->base + at, 4) == END_MAGIC && at + END + load(zip->base + at + 20, 2) == zip->length)
-      return zip->base + at;
+  if (lowest < zip->origin) lowest = zip->origin;
+  for (uint64_t at = zip->length - END + 1; at-- > lowest;) {
+    const unsigned char *record = bytes_at(zip, at);
+    if (load(record, 4) == END_MAGIC && at + END + load(record + 20, 2) == zip->length) return record;
+  }
   return NULL;
 }
 
 /* The zip64 end record, if the plain one says that it does not hold the numbers. */
-static int read_end64(struct archive *zip, uint64_t end, char *message) {
-  if (end < LOCATOR64 + END64) return corrupt(message, "it has no room for its zip64 end record");
-  const unsigned char *locator = zip->base + end - LOCATOR64;
+static int read_end64(struct sa_zip *zip, uint64_t end, char *message) {
+  if (end - zip->origin < LOCATOR64 + END64) return corrupt(message, "it has no room for its zip64 end record");
+  const unsigned char *locator = bytes_at(zip, end - LOCATOR64);
   if (load(locator, 4) != LOCATOR64_MAGIC) return corrupt(message, "its zip64 locator is missing");
   uint64_t at = load(locator + 8, 8);
-  if (at > end - LOCATOR64 - END64 || load(zip->base + at, 4) != END64_MAGIC)
+  if (at < zip->origin || at > end - LOCATOR64 - END64 || load(bytes_at(zip, at), 4) != END64_MAGIC)
     return corrupt(message, "its zip64 end record is missing");
-  const unsigned char *record = zip->base + at;
+  const unsigned char *record = bytes_at(zip, at);
   zip->count = load(record + 32, 8);
   zip->directory_size = load(record + 40, 8);
   zip->directory = load(record + 48, 8);
@@ -79,10 +77,10 @@ static int read_end64(struct archive *zip, uint64_t end, char *message) {
   return 0;
 }
 
-static int read_end(struct archive *zip, char *message) {
+static int read_end(struct sa_zip *zip, char *message) {
   const unsigned char *record = find_end(zip);
   if (!record) return corrupt(message, "it has no end record of a zip file");
-  uint64_t at = (uint64_t)(record - zip->base);
+  uint64_t at = zip->origin + (uint64_t)(record - zip->base);
   zip->count = load(record + 10, 2);
   zip->directory_size = load(record + 12, 4);
   zip->directory = load(record + 16, 4);
@@ -92,6 +90,14 @@ static int read_end(struct archive *zip, char *message) {
   if (zip->directory > at || zip->directory_size != at - zip->directory)
     return corrupt(message, "its central directory is not where it says");
   return 0;
+}
+
+int sa_zip_find(struct sa_zip *zip, char *message) {
+  int code = read_end(zip, message);
+  /* Before anything is allocated for what it claims: so many entries fit the directory. */
+  if (code == 0 && zip->count > zip->directory_size / CENTRAL)
+    code = corrupt(message, "its central directory is too short");
+  return code;
 }
 
 /* The 64-bit values that an extra field holds for those fixed ones that are MAX32, in their order. */
@@ -111,48 +117,52 @@ static bool read_extra64(const unsigned char *extra, uint64_t length, uint64_t *
   return wanted == 0;
 }
 
-/* Where the content of the member begins, by its local header. */
-static int read_local(const struct archive *zip, uint64_t at, sharearray_member *member, char *message) {
-  if (at > zip->directory || zip->directory - at < LOCAL) return corrupt(message, "a member lies outside the file");
-  const unsigned char *local = zip->base + at;
+uint64_t sa_zip_local_size(const sharearray_member *member) { return LOCAL + member->name_length; }
+
+int sa_zip_local(const struct sa_zip *zip, const unsigned char *local, const struct sa_packed *packed,
+                 sharearray_member *member, char *message) {
   if (load(local, 4) != LOCAL_MAGIC) return corrupt(message, "a member has no local header");
   uint64_t name_length = load(local + 26, 2), extra_length = load(local + 28, 2);
-  if (zip->directory - at < LOCAL + name_length + extra_length)
+  if (zip->directory - packed->start < LOCAL + name_length + extra_length)
     return corrupt(message, "a local header lies outside the file");
   if (name_length != member->name_length || memcmp(local + LOCAL, member->name, (size_t)name_length) != 0)
     return corrupt(message, "a local header has another name than the central directory");
-  member->offset = at + LOCAL + name_length + extra_length;
-  if (member->size > zip->directory - member->offset) return corrupt(message, "a member is longer than the file");
+  member->offset = packed->start + LOCAL + name_length + extra_length;
+  if (packed->size > zip->directory - member->offset) return corrupt(message, "a member is longer than the file");
   return 0;
 }
 
-/* One entry of the central directory: its length, or a failure. */
-static int64_t read_central(const struct archive *zip, uint64_t at, sharearray_member *member, uint64_t *start,
-                            char *message) {
+int64_t sa_zip_entry(const struct sa_zip *zip, uint64_t at, sharearray_member *member, struct sa_packed *packed,
+                     char *message) {
   uint64_t left = zip->directory + zip->directory_size - at;
-  const unsigned char *entry = zip->base + at;
+  const unsigned char *entry = bytes_at(zip, at);
   if (left < CENTRAL || load(entry, 4) != CENTRAL_MAGIC) return corrupt(message, "its central directory is damaged");
   uint64_t name_length = load(entry + 28, 2), extra_length = load(entry + 30, 2);
   uint64_t length = CENTRAL + name_length + extra_length + load(entry + 32, 2);
   if (length > left) return corrupt(message, "its central directory is cut off");
   if (load(entry + 8, 2) & FLAG_ENCRYPTED) return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "a member is encrypted");
-  if (load(entry + 10, 2) != 0)
-    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "a member is compressed; save it with numpy.savez");
-  uint64_t packed = load(entry + 20, 4), *wanted[3];
+  uint64_t method = load(entry + 10, 2), *wanted[3];
+  if (method != 0 && method != METHOD_DEFLATE)
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "a member is compressed by method %u; save it with numpy.savez",
+                   (unsigned)method);
+  packed->deflated = method != 0;
+  packed->size = load(entry + 20, 4);
+  packed->start = load(entry + 42, 4);
   int count = 0;
   member->crc = (uint32_t)load(entry + 16, 4);
   member->size = load(entry + 24, 4);
-  *start = load(entry + 42, 4);
   if (member->size == MAX32) wanted[count++] = &member->size;
-  if (packed == MAX32) wanted[count++] = &packed;
-  if (*start == MAX32) wanted[count++] = start;
+  if (packed->size == MAX32) wanted[count++] = &packed->size;
+  if (packed->start == MAX32) wanted[count++] = &packed->start;
   if (!read_extra64(entry + CENTRAL + name_length, extra_length, wanted, count))
     return corrupt(message, "a zip64 field is missing or damaged");
-  if (packed != member->size) return corrupt(message, "a stored member has two sizes");
+  if (!packed->deflated && packed->size != member->size) return corrupt(message, "a stored member has two sizes");
   member->name = (const char *)entry + CENTRAL;
   member->name_length = (uint32_t)name_length;
   if (name_length == 0 || memchr(member->name, '\0', (size_t)name_length))
     return corrupt(message, "a member has no proper name");
+  if (packed->start > zip->directory || zip->directory - packed->start < LOCAL + name_length)
+    return corrupt(message, "a member lies outside the file");
   return (int64_t)length;
 }
 
@@ -163,7 +173,7 @@ static int compare_names(const void *a, const void *b) {
   return order ? order : (one->name_length > other->name_length) - (one->name_length < other->name_length);
 }
 
-static int check_names(const sharearray_member *members, uint64_t count, char *message) {
+int sa_zip_check_names(const sharearray_member *members, uint64_t count, char *message) {
   const sharearray_member **sorted = malloc((size_t)count * sizeof *sorted);
   int code = 0;
   if (!sorted) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
@@ -175,10 +185,14 @@ static int check_names(const sharearray_member *members, uint64_t count, char *m
   return code;
 }
 
+bool sa_zip_is_array(const sharearray_member *member) {
+  return member->name_length > 4 && memcmp(member->name + member->name_length - 4, ".npy", 4) == 0;
+}
+
 /* The header of a member that is an .npy file; other members are left as bytes. */
-static int read_array(const struct archive *zip, sharearray_member *member, char *message) {
+static int read_array(const struct sa_zip *zip, sharearray_member *member, char *message) {
   char reason[SHAREARRAY_MESSAGE];
-  if (member->name_length < 5 || memcmp(member->name + member->name_length - 4, ".npy", 4) != 0) return 0;
+  if (!sa_zip_is_array(member)) return 0;
   int code = sharearray_npy_read(zip->base + member->offset, (size_t)member->size, member->size, &member->array, NULL,
                                  reason);
   if (code)
@@ -189,19 +203,20 @@ static int read_array(const struct archive *zip, sharearray_member *member, char
 }
 
 int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **out, uint64_t *count, char *message) {
-  struct archive zip = {.base = bytes, .length = length};
-  int code = read_end(&zip, message);
+  struct sa_zip zip = {.base = bytes, .length = length};
+  int code = sa_zip_find(&zip, message);
   if (code) return code;
-  /* Before anything is allocated for what it claims: so many entries fit the directory. */
-  if (zip.count > zip.directory_size / CENTRAL) return corrupt(message, "its central directory is too short");
   sharearray_member *members = calloc((size_t)zip.count + 1, sizeof *members);
   if (!members) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
-  uint64_t at = zip.directory, free_from = 0, start;
+  struct sa_packed packed;
+  uint64_t at = zip.directory, free_from = 0;
   for (uint64_t i = 0; i < zip.count && code == 0; i++) {
-    int64_t entry = read_central(&zip, at, &members[i], &start, message);
+    int64_t entry = sa_zip_entry(&zip, at, &members[i], &packed, message);
     if (entry < 0) code = (int)entry;
-    else if (start < free_from) code = corrupt(message, "its members overlap, or are out of order");
-    else code = read_local(&zip, start, &members[i], message);
+    else if (packed.deflated)
+      code = sa_fail(message, SHAREARRAY_EUNSUPPORTED, "a member is compressed; save it with numpy.savez");
+    else if (packed.start < free_from) code = corrupt(message, "its members overlap, or are out of order");
+    else code = sa_zip_local(&zip, zip.base + packed.start, &packed, &members[i], message);
     if (code) break;
     at += (uint64_t)entry;
     free_from = members[i].offset + members[i].size;
@@ -209,7 +224,7 @@ int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **
   }
   if (code == 0 && at != zip.directory + zip.directory_size)
     code = corrupt(message, "something follows the entries of its central directory");
-  if (code == 0) code = check_names(members, zip.count, message);
+  if (code == 0) code = sa_zip_check_names(members, zip.count, message);
   if (code) {
     free(members);
     return code;
@@ -342,4 +357,8 @@ void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint
 
 uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size) {
   return (uint32_t)crc32_z(crc, bytes, (size_t)size);
+}
+
+uint32_t sa_crc32_combine(uint32_t first, uint32_t second, uint64_t second_size) {
+  return (uint32_t)crc32_combine(first, second, (z_off_t)second_size);
 }

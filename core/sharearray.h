@@ -98,6 +98,7 @@ enum {
 typedef struct sharearray_store sharearray_store;
 typedef struct sharearray_build sharearray_build;
 typedef struct sharearray_draft sharearray_draft;
+typedef struct sharearray_import sharearray_import;
 
 /* How a store is opened. Everything is copied. */
 typedef struct sharearray_options {
@@ -112,14 +113,15 @@ typedef struct sharearray_options {
 /* The header of an .npy file (NumPy format 1.0, 2.0, 3.0; numpy/lib/format.py). */
 typedef struct sharearray_npy {
   char order;            /* '<', '>' or '|' */
-  char kind;             /* NumPy's kind: b i u f c */
-  uint16_t itemsize;     /* bytes of an element */
+  char kind;             /* NumPy's kind: b i u f c M m S U V; V of structured types too */
+  uint8_t version;       /* of the format: text is Latin-1 in 1 and 2, UTF-8 in 3 */
+  uint32_t itemsize;     /* bytes of an element, at most 2^30 */
   uint8_t fortran;       /* 1: the first index varies fastest */
   uint8_t ndim;          /* 0 to SHAREARRAY_MAXDIMS */
   uint64_t shape[32];    /* elements along each dimension */
   uint64_t offset;       /* of the data, from the start of the file, bytes */
   uint64_t nbytes;       /* of the data */
-  uint32_t descr_offset; /* where the descr stands in the file, without its quotes, bytes */
+  uint32_t descr_offset; /* where the descr stands in the file, without quotes, bytes; '[': structured */
   uint32_t descr_length;
 } sharearray_npy;
 
@@ -167,7 +169,8 @@ typedef struct sharearray_info {
   uint64_t bytes;       /* of the file */
   double age;           /* seconds since the publication; -1 where there is no entry */
   sharearray_npy array; /* state READY only; kind 0: a bundle */
-  uint64_t members;     /* of a bundle */
+  char descr[256];      /* the array's, without a final NUL; cut off where array.descr_length is more */
+  uint64_t members;     /* arrays of a bundle */
   sharearray_owner builder;
   char reason[256]; /* state UNTRUSTED, CORRUPT, UNSUPPORTED: why */
 } sharearray_info;
@@ -258,13 +261,26 @@ SHAREARRAY_API void sharearray_ref(sharearray_map *map);
 /* At the last reference the memory is unmapped. NULL is allowed. */
 SHAREARRAY_API void sharearray_unref(sharearray_map *map);
 
+/* `size` bytes of the map's memory from `offset`, for an owner who writes to them as he likes, on any
+ * thread and after the map's other holders: *bytes, as part of *lent, a map with a reference for the
+ * caller. Memory that may be written is lent itself; if it is published later, the borrower keeps what
+ * from then on is a private copy (and the arrays of the build see what he writes to it). Of a published
+ * entry it is a private copy, whose pages are the entry's until they are written; a plain copy where a
+ * refresh or a removal came first. EINVAL, EIO. */
+SHAREARRAY_API int sharearray_lend(sharearray_map *map, uint64_t offset, uint64_t size, sharearray_map **lent,
+                                   void **bytes, char *message);
+/* A THAllocator of Torch7, to be put into a storage over a map's memory, with the map as its context
+ * and flag 5: the last tensor drops one reference of the map. Static. */
+SHAREARRAY_API const void *sharearray_torch_allocator(void);
+
 /* Reads the header in the first `size` bytes of a file of `file_size` bytes.
  * ECORRUPT, EUNSUPPORTED with the reason. A file that is merely too short gives ECORRUPT as well and
  * sets *is_short (may be NULL): somebody may be writing it. */
 SHAREARRAY_API int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy,
                                        int *is_short, char *message);
-/* Writes a header (format 1.0, C order) for `descr` as NumPy spells it ("<f4"): its length, a multiple
- * of 64, or EINVAL if `size` bytes do not hold it. */
+/* Writes a header (format 1.0, C order) for `descr` as NumPy spells it ("<f4", "[('a', '<f4')]"; ASCII):
+ * its length, a multiple of 64, or EINVAL if `size` bytes do not hold it, or more than the 10,000 that
+ * numpy.load reads. */
 SHAREARRAY_API int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size);
 
 /* Bundles: zip files of stored members, as numpy.savez writes them.
@@ -280,6 +296,36 @@ SHAREARRAY_API int sharearray_npz_plan(sharearray_member *members, uint64_t coun
 SHAREARRAY_API void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint64_t i, void *bytes);
 /* CRC-32 as zip files have it, of `size` more bytes; 0 to begin with. */
 SHAREARRAY_API uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size);
+
+/* Imports: an .npy file, or an .npz file (stored or deflated), from anywhere, copied into a draft.
+ *
+ *   sharearray_import_new("train.npz", "sharearray.json", &import, message);
+ *   sharearray_import_draft(import, store, &draft, message);
+ *   while ((more = sharearray_import_step(import, draft, 16 << 20, message)) > 0) {}
+ *   sharearray_import_delete(import);                        // and publish the draft
+ *
+ * What it is is decided by content, not by name. The draft holds an .npy file or a bundle, in both
+ * little-endian elements in C order, whatever the source has. The file is read with pread(2), through a
+ * buffer of 256 KiB (16 MiB where an array is in Fortran order): it may be truncated meanwhile.
+ *
+ * Opens `path` (symbolic links are followed; a regular file) and reads all headers. Of an .npz file the
+ * members "*.npy" are taken, and the one named `extra` as it is; others are passed over.
+ * ECORRUPT, EUNSUPPORTED with the reason and the member; EIO (no such file), EDENIED. */
+SHAREARRAY_API int sharearray_import_new(const char *path, const char *extra, sharearray_import **import,
+                                         char *message);
+/* A draft of the right size; to be deleted by the caller. Its import may be deleted before it. */
+SHAREARRAY_API int sharearray_import_draft(const sharearray_import *import, sharearray_store *store,
+                                           sharearray_draft **draft, char *message);
+/* Copies about `step` bytes more: 1 while some are left, 0 when the draft is complete. After a failure
+ * both are only good for being deleted. ECORRUPT (also: a checksum does not match, or the file became
+ * shorter), ENOSPACE, EIO. */
+SHAREARRAY_API int sharearray_import_step(sharearray_import *import, sharearray_draft *draft, uint64_t step,
+                                          char *message);
+/* How much of the arrays' data has been copied, and how much there is, bytes. */
+SHAREARRAY_API void sharearray_import_progress(const sharearray_import *import, uint64_t *done, uint64_t *total);
+/* The content of the member `extra`, *length bytes, or NULL: the import's. *arrays: how many there are. */
+SHAREARRAY_API const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length, uint64_t *arrays);
+SHAREARRAY_API void sharearray_import_delete(sharearray_import *import);
 
 #ifdef __cplusplus
 }

@@ -53,7 +53,11 @@ local function open_idx(name, ndim)
   return file, shape
 end
 
+local on_terminal = os.execute("test -t 2") == 0
+
+--- One line that is written anew, or, in a pipe, a line at the end.
 local function progress(name, done, total)
+  if not on_terminal and done < total then return end
   io.stderr:write(("\r  building %s: %3d%%%s"):format(name, done / total * 100, done == total and "\n" or ""))
 end
 

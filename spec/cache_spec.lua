@@ -209,7 +209,8 @@ describe("a store", function()
 
     it("says where alloc was used wrongly", function()
       for _, call in ipairs { "alloc('float33', 3)", "alloc('float32', -1)", "alloc('float32', {1.5})",
-        "alloc('float32')", "alloc('float32', 'x')", "alloc('float32', {2^40, 2^40})", "alloc('>f4', 3)" } do
+        "alloc('float32')", "alloc('float32', 'x')", "alloc('float32', {2^40, 2^40})", "alloc('>f4', 3)",
+        "alloc('float32', 3, 4)" } do
         local source = assert(loadstring("local alloc = ...\nlocal x = " .. call .. "\nreturn x", "=source"))
         local _, err, code = store:cache("f", source)
         assert.equal("callback", code)
@@ -357,7 +358,7 @@ describe("a wrong argument is blamed on the caller:", function()
 
   local cases = {
     ["an id with a slash"] = { "cache('a/b', fn)", "invalid id 'a/b'" },
-    ["an id that is no string"] = { "get(5)", "invalid id 5" },
+    ["an id that is no string"] = { "get(5)", "invalid id of type number" },
     ["no source"] = { "cache('a')", "source must be a function, an array" },
     ["a list as the source"] = { "cache('a', {1, 2})", "sharearray.array" },
     ["a string as the source"] = { "refresh('a', 'bytes')", "source must be" },

@@ -127,7 +127,7 @@ describe("the set-up script", function()
       LUAJIT=no-luajit set_up build
     ]])
     assert.falsy(ok) -- the fakes install nothing
-    local command = "apt-get install --no-remove --yes make gcc libc6-dev luajit2 lua-cjson\n"
+    local command = "apt-get install --no-remove --yes make gcc libc6-dev zlib1g-dev luajit2 lua-cjson\n"
     assert.truthy(output:find(command, 1, true), output)
     assert.truthy(output:find("Installed, but still not found", 1, true), output)
   end)

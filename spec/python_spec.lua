@@ -111,11 +111,11 @@ describe("Python and Lua", function()
       end, {timeout = tonumber(timeout)})
       say(view and view(0) or code)
     ]]
-    local hasty, patient = machine.worker(program, { 1, 0.3 }, env), nil
+    local hasty = machine.worker(program, { 1, 0.3 }, env)
     hasty:expect("building")
     machine.python("peer.py", { "free", directory, "x" }):finish()
     assert.same({}, machine.names(directory))
-    patient = machine.worker(program, { 2, -1 }, env)
+    local patient = machine.worker(program, { 2, -1 }, env)
     patient:expect("building")
     -- Another one builds now: the first must not publish under it, and waits until its time is over.
     hasty:tell()

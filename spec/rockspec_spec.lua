@@ -42,7 +42,7 @@ describe("the rockspec", function()
     local config = assert(io.open(folder .. "/config.lua", "w"))
     config:write([[
       rocks_servers = {}
-      rocks_provided = { ["lua-cjson"] = "2.1.0-1" }
+      rocks_provided = { ["lua-cjson"] = "2.1.0-1", ["argparse"] = "0.7.1-1" }
       variables = { LUA_INCDIR = "]], run "pkg-config --variable=includedir luajit":match "%S+", [[" }
     ]])
     config:close()
@@ -54,7 +54,7 @@ describe("the rockspec", function()
       "\"$(command -v '" .. luajit .. "')\" \"$(command -v luarocks)\"",
     }, " ")
     local at = "cd '" .. folder .. "' && "
-    run("mkdir '" .. folder .. "/source' && cp -r core lua rockspec LICENSE '" .. folder .. "/source'")
+    run("mkdir '" .. folder .. "/source' && cp -r bin core lua rockspec LICENSE '" .. folder .. "/source'")
     run(at .. "cd source && " .. luarocks .. " make --tree ../first rockspec/sharearray-scm-1.rockspec")
     run(at .. luarocks .. " pack --tree first sharearray")
     run(at .. luarocks .. " install --tree second sharearray-*.rock")
@@ -74,8 +74,15 @@ describe("the rockspec", function()
       print(first(2), again(2), #again)
     ]]
     program:close()
+    -- Where Debian has what the rock needs; a LuaJIT of one's own does not know.
+    local lua, so = ";;/usr/share/lua/5.1/?.lua", ";;$(echo /usr/lib/*/lua/5.1)/?.so"
     assert.equal("2.5\t2.5\t3\n", run(at ..
-      "LUA_PATH='second/share/lua/5.1/?.lua;second/share/lua/5.1/?/init.lua' " ..
-      "LUA_CPATH='second/lib/lua/5.1/?.so' '" .. luajit .. "' program.lua"))
+      "LUA_PATH='second/share/lua/5.1/?.lua;second/share/lua/5.1/?/init.lua" .. lua .. "' " ..
+      "LUA_CPATH=\"second/lib/lua/5.1/?.so" .. so .. "\" '" .. luajit .. "' program.lua"))
+
+    -- The command finds its tree by itself, and luarocks does not wrap what is no Lua script.
+    run("cmp bin/sharearray '" .. folder .. "/second/bin/sharearray'")
+    assert.truthy(run(at .. "LUA_PATH='" .. lua .. "' LUA_CPATH=\"" .. so .. "\" LUAJIT='" .. luajit .. "' " ..
+      "SHAREARRAY_SHM_PATH=shm second/bin/sharearray ls"):find("\nx .* ready  float64 %(3,%)\n"))
   end)
 end)

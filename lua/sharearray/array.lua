@@ -1,4 +1,5 @@
---- Private arrays: writable memory of this process, filled from Lua values, strings, FFI cdata, views.
+--- Private arrays: writable memory of this process, filled from Lua values, strings, FFI cdata, views,
+-- Torch tensors.
 -- @module sharearray.array
 
 local convert = require "sharearray.convert"
@@ -46,10 +47,15 @@ local function length(list, path)
   return n
 end
 
+-- Of a structured dtype, a table with names is an element.
+local function is_list(value, dtype)
+  return type(value) == "table" and not (dtype and dtype.names and type(next(value)) == "string")
+end
+
 -- The shape, as the first elements have it; `collect` holds the others to it.
-local function shape_of_lists(value)
+local function shape_of_lists(value, dtype)
   local shape, path = {}, {}
-  while type(value) == "table" do
+  while is_list(value, dtype) do
     if #shape == MAXDIMS then return nil, ("lists are nested more than %d deep"):format(MAXDIMS) end
     local n, message = length(value, path)
     if not n then return nil, message end
@@ -61,16 +67,16 @@ local function shape_of_lists(value)
 end
 
 -- Appends the leaves to `leaves`, in C order.
-local function collect(value, shape, leaves, path)
+local function collect(value, shape, leaves, path, dtype)
   local axis = #path + 1
   if axis > #shape then
-    if type(value) == "table" then
+    if is_list(value, dtype) then
       return nil, ("inhomogeneous shape: %s is a list, others are not"):format(place(path))
     end
     leaves[#leaves + 1] = value
     return true
   end
-  if type(value) ~= "table" then
+  if not is_list(value, dtype) then
     return nil, ("inhomogeneous shape: %s is no list, others are"):format(place(path))
   end
   local n, message = length(value, path)
@@ -80,7 +86,7 @@ local function collect(value, shape, leaves, path)
   end
   for i = 1, n do
     path[axis] = i
-    local ok, problem = collect(value[i], shape, leaves, path)
+    local ok, problem = collect(value[i], shape, leaves, path, dtype)
     if not ok then return nil, problem end
   end
   path[axis] = nil
@@ -130,9 +136,9 @@ end
 
 local function from_lists(value, dtype)
   local leaves = {}
-  local shape, message = shape_of_lists(value)
+  local shape, message = shape_of_lists(value, dtype)
   if not shape then return nil, message end
-  local ok, problem = collect(value, shape, leaves, {})
+  local ok, problem = collect(value, shape, leaves, {}, dtype)
   if not ok then return nil, problem end
   if not dtype then
     dtype, message = natural_dtype(leaves)
@@ -153,7 +159,7 @@ end
 
 local function from_string(bytes, dtype)
   dtype = dtype or dtypes.of("uint8")
-  if #bytes % dtype.itemsize ~= 0 then
+  if dtype.itemsize == 0 or #bytes % dtype.itemsize ~= 0 then
     return nil, ("%d bytes are no multiple of %s's %d"):format(#bytes, dtype.name, dtype.itemsize)
   end
   local result, message = allocate(dtype, { #bytes / dtype.itemsize })
@@ -192,12 +198,16 @@ local function from_view(source, dtype)
   return result
 end
 
-local function from_cdata(value, dtype)
-  local pointer, of, shape = array.from_cdata(value)
+local function from_elements(value, dtype)
+  local pointer, of, shape, strides = array.elements(value)
   if not pointer then return nil, of end
   local result, message = allocate(of, shape)
   if not result then return nil, message end
-  copy.bytes(result.data, pointer, result.nbytes)
+  if strides then
+    copy.gather(pointer, of.itemsize, shape, strides, 0, result.size, result.data)
+  else
+    copy.bytes(result.data, pointer, result.nbytes)
+  end
   if dtype and dtype ~= of then return converted(result, dtype) end
   return result
 end
@@ -229,22 +239,40 @@ function array.from_cdata(value)
   return ffi.cast("const " .. dtype.ctype .. " *", value), dtype, shape
 end
 
+--- Whether `value` is a Torch7 tensor. Torch is not loaded for the question: who has a tensor has it.
+function array.is_tensor(value)
+  local torch = type(value) == "userdata" and package.loaded.torch
+  return type(torch) == "table" and torch.isTensor ~= nil and torch.isTensor(value)
+end
+
+--- What an FFI array or a Torch tensor is made of, without copying.
+-- @return[1] pointer to the first element, valid as long as `value` is referenced
+-- @return[1] the dtype
+-- @treturn[1] table the shape
+-- @treturn[1] ?table the strides, in bytes; nil for C order
+-- @return[2] nil, message
+function array.elements(value)
+  if array.is_tensor(value) then return require("sharearray.torch").elements(value) end
+  return array.from_cdata(value)
+end
+
 local function make(value, dtype)
   local kind = type(value)
   if kind == "table" then return from_lists(value, dtype) end
   if kind == "string" then return from_string(value, dtype) end
   if view.is(value) then return from_view(value, dtype) end
   if natural(value) then return from_lists(value, dtype) end -- 0-d
-  if kind == "cdata" then return from_cdata(value, dtype) end
+  if kind == "cdata" or array.is_tensor(value) then return from_elements(value, dtype) end
   return nil, "cannot make an array of a " .. kind
 end
 
 --- A private, writable array with a copy of `value`.
 -- @param value nested lists of numbers, booleans, 64-bit or complex cdata, all lists of an axis of one
---   length; a string of bytes; an FFI array; a view; or one number or boolean, for dimension 0
+--   length; a string of bytes; an FFI array; a view; a Torch tensor; or one number or boolean, for
+--   dimension 0
 -- @param[opt] dtype what it is to be. Without: float64 for numbers, bool for booleans, int64, uint64
---   and complex128 for such cdata, uint8 for a string, and what FFI arrays and views are of. The bytes
---   of a string are taken as they are; all else is converted, and has to fit
+--   and complex128 for such cdata, uint8 for a string, and what FFI arrays, views and tensors are of. The
+--   bytes of a string are taken as they are; all else is converted, and has to fit
 -- @return the array; raises where the value or the dtype is none, or there is no memory
 function array.array(value, dtype)
   local message

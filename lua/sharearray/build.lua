@@ -6,6 +6,7 @@ local array = require "sharearray.array"
 local bundle = require "sharearray.bundle"
 local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
+local file = require "sharearray.file"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -26,27 +27,27 @@ function M.give_up(handle) delete_build(ffi.gc(handle, nil)) end
 
 --- What a source may be, in words.
 M.EXPECTED = "an array from alloc or sharearray.array, a view, an FFI array such as ffi.new(\"float[?]\", n), "
-  .. "or a table of arrays"
+  .. "a Torch tensor, a table of arrays, or sharearray.file(path)"
 
 --- What somebody gave instead.
 function M.in_words(value)
-  if value == nil then return "nil" end
+  if value == nil then return "nil (is there no `return x`?)" end
   if view.is(value) then return "a closed view" end
   if type(value) == "cdata" then return "cdata of type " .. tostring(ffi.typeof(value)):match("^ctype<(.*)>$") end
-  return "a " .. type(value)
+  return "a " .. (array.is_tensor(value) and package.loaded.torch.typename(value) or type(value))
 end
 
 --- Whether a value can be published as one array.
 function M.is_array(value)
   if view.is(value) then return view.map(value) ~= nil end -- NULL: closed
-  return type(value) == "cdata" and array.from_cdata(value) ~= nil
+  return array.elements(value) ~= nil
 end
 
 --- Whether a value can be published.
 -- @return[1] true
 -- @return[2] nil, what it is in words
 function M.check(value)
-  if M.is_array(value) then return true end
+  if M.is_array(value) or file.is(value) then return true end
   if type(value) ~= "table" then return nil, M.in_words(value) end
   local arrays, problem = bundle.flatten(value)
   if arrays then return true end
@@ -54,7 +55,8 @@ function M.check(value)
 end
 
 local function make_alloc(self)
-  return function(descr, shape)
+  return function(descr, shape, surplus)
+    if surplus ~= nil then error("alloc: a shape is one list, as in alloc(\"float32\", {3, 4})", 2) end
     if self.over then error("alloc: the build it belonged to is over", 2) end
     if type(descr) == "table" and shape == nil then
       local ok, result = pcall(self.drafts.arrays, self.drafts, descr)
@@ -81,15 +83,16 @@ local function run(self, source)
   if value == nil and reason ~= nil then return nil, reason, "callback" end
   local right, given = M.check(value)
   if right then return value end
-  return nil, ("sharearray: '%s': its function returned %s; expected is %s"):format(self.id, given, M.EXPECTED),
-    "callback"
+  local info = debug.getinfo(source, "S")
+  return nil, ("sharearray: '%s': its function (%s:%d) returned %s; expected is %s"):format(self.id, info.short_src,
+    info.linedefined, given, M.EXPECTED), "callback"
 end
 
-local function publish(self, file, deadline)
+local function publish(self, complete, deadline)
   local ticket = ffi.new("sharearray_ticket", { recheck = 20 })
   local round = 0
   while true do
-    local step = C.sharearray_publish(self.build, file, map_out, message)
+    local step = C.sharearray_publish(self.build, complete, map_out, message)
     if step < 0 then draft.refuse(self.id, step, message) end
     if step == C.SHAREARRAY_READY then return map_out[0] end
     round = round + 1
@@ -104,14 +107,16 @@ end
 
 -- Publishing seals the memory: arrays from alloc are read-only from then on.
 local function publish_value(self, value, deadline)
-  local file
-  if type(value) == "table" then
+  local complete
+  if file.is(value) then
+    complete = file.draft(value, self.drafts)
+  elseif type(value) == "table" then
     local arrays, paths, form = bundle.flatten(value)
-    file = self.drafts:of_bundle({ arrays = arrays, paths = paths, form = form })
+    complete = self.drafts:of_bundle({ arrays = arrays, paths = paths, form = form })
   else
-    file = self.drafts:of_array(value)
+    complete = self.drafts:of_array(value)
   end
-  return publish(self, file, deadline)
+  return publish(self, complete, deadline)
 end
 
 -- What `alloc` gave and the source did not return goes with the build, and the lock with it.

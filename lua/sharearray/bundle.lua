@@ -116,6 +116,7 @@ function encode(state, value, path, depth)
   if kind == "string" then return encode_string(value) end
   if kind == "number" then return encode_number(value) end
   if kind == "table" then return encode_table(state, value, path, depth) end
+  if kind == "userdata" and array.elements(value) then return encode_array(state, value, path) end
   if kind == "cdata" then
     if view.is(value) and view.map(value) == nil then error({ path = path, problem = "is a closed view" }) end
     if view.is(value) or array.from_cdata(value) then return encode_array(state, value, path) end
@@ -194,6 +195,7 @@ end
 -- @return[2] nil, message
 function M.rebuild(form, arrays)
   local ok, result = pcall(function() return decode(arrays, cjson.decode(form)) end)
+  if ok and type(result) ~= "table" then return nil, "the form is no table" end
   if ok then return result end
   return nil, tostring(result):gsub("^[^:]+:%d+: ", "")
 end

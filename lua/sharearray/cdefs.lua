@@ -44,6 +44,7 @@ enum {
 typedef struct sharearray_store sharearray_store;
 typedef struct sharearray_build sharearray_build;
 typedef struct sharearray_draft sharearray_draft;
+typedef struct sharearray_import sharearray_import;
 typedef struct sharearray_options {
   const char *shm_path;
   const char *prefix;
@@ -55,7 +56,8 @@ typedef struct sharearray_options {
 typedef struct sharearray_npy {
   char order;
   char kind;
-  uint16_t itemsize;
+  uint8_t version;
+  uint32_t itemsize;
   uint8_t fortran;
   uint8_t ndim;
   uint64_t shape[32];
@@ -98,6 +100,7 @@ typedef struct sharearray_info {
   uint64_t bytes;
   double age;
   sharearray_npy array;
+  char descr[256];
   uint64_t members;
   sharearray_owner builder;
   char reason[256];
@@ -131,6 +134,9 @@ int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharear
 int sharearray_private(uint64_t bytes, sharearray_map **map, char *message);
 void sharearray_ref(sharearray_map *map);
 void sharearray_unref(sharearray_map *map);
+int sharearray_lend(sharearray_map *map, uint64_t offset, uint64_t size, sharearray_map **lent,
+      void **bytes, char *message);
+const void *sharearray_torch_allocator(void);
 int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy,
       int *is_short, char *message);
 int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size);
@@ -139,6 +145,16 @@ int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **
 int sharearray_npz_plan(sharearray_member *members, uint64_t count, uint64_t *bytes, char *message);
 void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint64_t i, void *bytes);
 uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size);
+int sharearray_import_new(const char *path, const char *extra, sharearray_import **import,
+      char *message);
+int sharearray_import_draft(const sharearray_import *import, sharearray_store *store,
+      sharearray_draft **draft, char *message);
+int sharearray_import_step(sharearray_import *import, sharearray_draft *draft, uint64_t step,
+      char *message);
+void sharearray_import_progress(const sharearray_import *import, uint64_t *done, uint64_t *total);
+const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length,
+      uint64_t *arrays);
+void sharearray_import_delete(sharearray_import *import);
 ]]
 
 -- nginx with its code cache off, busted and two Lua states load this file again in one process; the

@@ -24,25 +24,26 @@ convert.nan = 0 / 0
 
 -- The sign bit flipped, so that one signed comparison does the work of an unsigned one. Above the
 -- limits lie the NaNs with the sign bit and a payload. For a double the high word decides.
-local FLOAT_TAGGED = "bxor(self.bits[%s], -0x80000000) > 0x7fc00000"
-local DOUBLE_TAGGED = "bxor(self.bits[%s], -0x80000000) > 0x7ff80000"
+local FLOAT_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7fc00000"
+local DOUBLE_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7ff80000"
 
 -- A reader: `guard`, statements run before the load, which may return; `value`, the expression of
--- the element at offset `k`; `number`, the same as a Lua number, nil where it is none. They may use
--- the names that element.lua passes in.
+-- the element `elements[k]`; `number`, the same as a Lua number, nil where it is none. They may use the
+-- names that element.lua passes in. With `bits` set, `bits` is the same memory as int32; `make` is a
+-- function that gives, when first needed, what the pieces know as `read`.
 local function plain(value, number)
   return { guard = "", value = value, number = number }
 end
 
 local function float(tagged)
-  local value = "self.elements[k]"
+  local value = "elements[k]"
   return { guard = "if " .. tagged .. " then return nan end", value = value, number = value, bits = true }
 end
 
 local function complex(re, im, words_per)
   return {
-    guard = ("if %s or %s then return quiet(self, k, %d) end"):format(re, im, words_per),
-    value = "self.elements[k]",
+    guard = ("if %s or %s then return quiet(elements[k], bits, k, %d) end"):format(re, im, words_per),
+    value = "elements[k]",
     bits = true,
   }
 end
@@ -122,7 +123,8 @@ local function to_uint64(value)
   return no_integer(value, "uint64")
 end
 
--- Half precision: 1 sign bit, 5 of exponent, 10 of mantissa (IEEE 754 binary16).
+-- Half precision: 1 sign bit, 5 of exponent, 10 of mantissa (IEEE 754 binary16). bfloat16 is the upper
+-- half of a float32: 8 of exponent, 7 of mantissa.
 
 local function half_to_number(bits)
   local exponent, mantissa = band(rshift(bits, 10), 31), band(bits, 1023)
@@ -138,27 +140,30 @@ local scratch = ffi.new("double[1]")
 local words = ffi.cast("int32_t *", scratch)
 
 -- Straight from the double: a stop at float32 would round twice.
-local function number_to_half(value)
-  if value ~= value then return 0x7e00 end
-  local sign = (value < 0 or 1 / value < 0) and 0x8000 or 0
-  local magnitude = math.abs(value)
-  if magnitude >= 65520 then return sign + 0x7c00 end
-  scratch[0] = magnitude
-  local exponent = rshift(words[1], 20) - 1023
-  if exponent < -14 then exponent = -14 end
-  -- In units of the last place, at most 2048; 2^52 leaves no room for fractions, so that adding it
-  -- rounds, and to even. A carry moves into the exponent as it should.
-  local units = magnitude * 2 ^ (10 - exponent) + 0x1p52 - 0x1p52
-  return sign + lshift(exponent + 14, 10) + units
+-- @param digits bits of the mantissa
+-- @param least exponent of normal numbers; as always, the largest is 1 - least
+local function rounder(digits, least)
+  local limit, infinity = (2 - 2 ^ (-digits - 1)) * 2 ^ (1 - least), lshift(3 - 2 * least, digits)
+  return function(value)
+    if type(value) ~= "number" then
+      local number, message = to_real(value)
+      if message then return nil, message end
+      value = number
+    end
+    if value ~= value then return infinity + lshift(1, digits - 1) end
+    local sign = (value < 0 or 1 / value < 0) and 0x8000 or 0
+    local magnitude = math.abs(value)
+    if magnitude >= limit then return sign + infinity end
+    scratch[0] = magnitude
+    local exponent = math.max(rshift(words[1], 20) - 1023, least)
+    -- In units of the last place; 2^52 leaves no room for fractions, so that adding it rounds, and to
+    -- even. A carry moves into the exponent as it should.
+    local units = magnitude * 2 ^ (digits - exponent) + 0x1p52 - 0x1p52
+    return sign + lshift(exponent - least, digits) + units
+  end
 end
 
-local function to_half(value)
-  local number, message = to_real(value)
-  if message then return nil, message end
-  return number_to_half(number)
-end
-
-local halves
+local halves, bfloats
 
 --- The numbers of all 65536 half precision patterns, made when first asked for (256 KiB).
 function convert.halves()
@@ -169,23 +174,41 @@ function convert.halves()
   return halves
 end
 
+--- The same of bfloat16.
+function convert.bfloats()
+  if not bfloats then
+    bfloats = ffi.new("float[65536]")
+    local patterns = ffi.cast("int32_t *", bfloats)
+    for bits = 0, 65535 do
+      patterns[bits] = band(bits, 0x7fff) > 0x7f80 and 0x7fc00000 or lshift(bits, 16)
+    end
+  end
+  return bfloats
+end
+
 --- A complex element of which a component is a tagged NaN: a copy with LuaJIT's NaN in its place.
 -- @param words_per 32-bit words of a component: 1 for complex64, 2 for complex128
-function convert.quiet(view, k, words_per)
-  local z, high = view.elements[k], 2 * k * words_per + words_per - 1
+function convert.quiet(z, bits, k, words_per)
+  local high = 2 * k * words_per + words_per - 1
   local limit = words_per == 1 and 0x7fc00000 or 0x7ff80000
-  local re = bit.bxor(view.bits[high], -0x80000000) > limit and convert.nan or z.re
-  local im = bit.bxor(view.bits[high + words_per], -0x80000000) > limit and convert.nan or z.im
+  local re = bit.bxor(bits[high], -0x80000000) > limit and convert.nan or z.re
+  local im = bit.bxor(bits[high + words_per], -0x80000000) > limit and convert.nan or z.im
   return (words_per == 1 and complex64 or complex128)(re, im)
 end
 
-local element = "self.elements[k]"
+local element = "elements[k]"
+
+-- Through a table of all numbers.
+local function tabulated(make)
+  return { guard = "", value = "read[elements[k]]", number = "read[elements[k]]", make = make }
+end
 
 convert.readers = {
-  bool = plain(element, "(self.elements[k] and 1 or 0)"),
-  int64 = plain(element, "tonumber(self.elements[k])"),
-  uint64 = plain(element, "tonumber(self.elements[k])"),
-  float16 = plain("halves[self.elements[k]]", "halves[self.elements[k]]"),
+  bool = plain(element, "(elements[k] and 1 or 0)"),
+  int64 = plain(element, "tonumber(elements[k])"),
+  uint64 = plain(element, "tonumber(elements[k])"),
+  float16 = tabulated(convert.halves),
+  bfloat16 = tabulated(convert.bfloats),
   float32 = float(FLOAT_TAGGED:format("k")),
   float64 = float(DOUBLE_TAGGED:format("2 * k + 1")),
   complex64 = complex(FLOAT_TAGGED:format("2 * k"), FLOAT_TAGGED:format("2 * k + 1"), 1),
@@ -196,7 +219,8 @@ convert.writers = {
   bool = to_bool,
   int64 = to_int64,
   uint64 = to_uint64,
-  float16 = to_half,
+  float16 = rounder(10, -14),
+  bfloat16 = rounder(7, -126),
   float32 = to_real,
   float64 = to_real,
   complex64 = to_complex,

@@ -14,35 +14,34 @@ function copy.bytes(destination, source, size)
   for at = 0, size - 1, MOST do ffi.copy(to + at, from + at, math.min(MOST, size - at)) end
 end
 
--- For the inner loop: `count` elements, `stride` elements apart.
+-- For the inner loop: `count` elements, `stride` bytes apart.
 local function mover(ctype)
   local to_p, from_p = ffi.typeof(ctype .. " *"), ffi.typeof("const " .. ctype .. " *")
   return function(destination, source, count, stride)
-    local to, from = ffi.cast(to_p, destination), ffi.cast(from_p, source)
-    for k = 0, count - 1 do to[k] = from[k * stride] end
+    local to = ffi.cast(to_p, destination)
+    for k = 0, count - 1 do to[k] = ffi.cast(from_p, source + k * stride)[0] end
   end
 end
 
 local movers = { [1] = mover "int8_t", [2] = mover "int16_t", [4] = mover "int32_t", [8] = mover "int64_t" }
 
 local function move(destination, source, count, stride, itemsize)
-  if stride == 1 then return copy.bytes(destination, source, count * itemsize) end
+  if stride == itemsize then return copy.bytes(destination, source, count * itemsize) end
   local mover_of_size = movers[itemsize]
   if mover_of_size then return mover_of_size(destination, source, count, stride) end
-  local apart = stride * itemsize
-  for k = 0, count - 1 do ffi.copy(destination + k * itemsize, source + k * apart, itemsize) end
+  for k = 0, count - 1 do ffi.copy(destination + k * itemsize, source + k * stride, itemsize) end
 end
 
 --- Copies the elements number `first` to `first + count - 1`, counted in C order.
 -- @param elements pointer to element 0
 -- @tparam table shape
--- @tparam table strides in elements
+-- @tparam table strides in bytes
 -- @param itemsize bytes
 function copy.gather(elements, itemsize, shape, strides, first, count, destination)
   local from, to = ffi.cast("const char *", elements), ffi.cast("char *", destination)
   local last = #shape
   if last == 0 then return ffi.copy(to, from, itemsize) end
-  -- `index` are the digits of `first`, `at` the offset of the element it names.
+  -- `index` are the digits of `first`, `at` the offset of the element it names, in bytes.
   local index, at = {}, 0
   for axis = last, 1, -1 do
     index[axis] = first % shape[axis]
@@ -51,7 +50,7 @@ function copy.gather(elements, itemsize, shape, strides, first, count, destinati
   end
   while count > 0 do
     local run = math.min(shape[last] - index[last], count)
-    move(to, from + at * itemsize, run, strides[last], itemsize)
+    move(to, from + at, run, strides[last], itemsize)
     to, count = to + run * itemsize, count - run
     index[last], at = index[last] + run, at + run * strides[last]
     -- Carry, like an odometer; the first digit may run over when all is done.
@@ -61,6 +60,25 @@ function copy.gather(elements, itemsize, shape, strides, first, count, destinati
       index[axis], index[axis - 1] = 0, index[axis - 1] + 1
       axis = axis - 1
     end
+  end
+end
+
+--- `for pointer, bytes in copy.pieces(...) do`: all bytes in C order, at most `limit` (or one element)
+-- at a time. A pointer is valid until the next step. Keeps nothing of the memory alive.
+-- @param strides in bytes; nil for C order
+function copy.pieces(elements, itemsize, shape, strides, limit)
+  local size, at = 1, 0
+  for _, n in ipairs(shape) do size = size * n end
+  local most = math.max(1, math.floor(limit / math.max(itemsize, 1)))
+  local buffer = strides and ffi.new("char[?]", math.min(most, size) * itemsize)
+  local first = ffi.cast("const char *", elements)
+  return function()
+    local from, n = at, math.min(most, size - at)
+    if n <= 0 then return nil end
+    at = at + n
+    if not buffer then return first + from * itemsize, n * itemsize end
+    copy.gather(first, itemsize, shape, strides, from, n, buffer)
+    return buffer, n * itemsize
   end
 end
 

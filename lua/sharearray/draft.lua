@@ -8,6 +8,7 @@
 local ffi = require "ffi"
 local array = require "sharearray.array"
 local bundle = require "sharearray.bundle"
+local copy = require "sharearray.copy"
 local dtype = require "sharearray.dtype"
 local place_ = require "sharearray.place"
 local view = require "sharearray.view"
@@ -17,7 +18,7 @@ local C = require("sharearray.cdefs").C
 local M = {}
 
 local PIECE = 64 * 2 ^ 20 -- bytes reserved, written or summed between two breaths
-local HEADER = 4096       -- room for the header of an .npy file, 32 dimensions included
+local HEADER = 10240      -- room for the header of an .npy file: NumPy reads none of more than 10,000 bytes
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local draft_out = ffi.new("sharearray_draft *[1]")
@@ -62,16 +63,24 @@ local function header_of(type_, shape)
   local dims = ffi.new("uint64_t[?]", #shape + 1)
   for i, n in ipairs(shape) do dims[i - 1] = n end
   local length = C.sharearray_npy_write(type_.descr, #shape, dims, header_buffer, HEADER)
-  assert(length > 0, "the header of an array does not fit")
+  if length < 0 then
+    M.raise(("sharearray: a dtype that takes %d characters to describe does not fit a header that NumPy reads"):format(
+      #type_.descr), "unsupported")
+  end
   return ffi.string(header_buffer, length)
+end
+
+--- Takes a `sharearray_draft *` over, to be given back with the others.
+function Drafts:adopt(handle)
+  local draft = ffi.gc(handle, delete_draft)
+  self.list[#self.list + 1] = draft
+  return draft
 end
 
 local function new_draft(self, bytes)
   local code = C.sharearray_draft_new(self.place.handle, bytes, draft_out, message)
   if code < 0 then M.refuse(self.id, code, message) end
-  local draft = ffi.gc(draft_out[0], delete_draft)
-  self.list[#self.list + 1] = draft
-  return draft
+  return self:adopt(draft_out[0])
 end
 
 -- A draft in memory, reserved in full: the draft, and its map with a reference for the caller.
@@ -136,25 +145,18 @@ end
 
 -- What is to be written of an array: its header, the bytes of its data, and the pieces of them.
 local function content_of(value)
-  local pointer, type_, shape
+  local pointer, type_, shape, strides
   if view.is(value) then
     type_, shape = value.dtype, value.shape
   else
-    pointer, type_, shape = array.from_cdata(value)
-    pointer = ffi.cast("const char *", pointer)
+    pointer, type_, shape, strides = array.elements(value)
   end
-  local bytes = size_of(shape) * type_.itemsize
   local function pieces()
     if view.is(value) then return view.pieces(value, PIECE) end
-    local at = 0
-    return function()
-      local from, size = at, math.min(PIECE, bytes - at)
-      if size <= 0 then return nil end
-      at = at + size
-      return pointer + from, size
-    end
+    local step = copy.pieces(pointer, type_.itemsize, shape, strides, PIECE)
+    return function() return step(value) end -- which keeps the memory alive
   end
-  return { header = header_of(type_, shape), bytes = bytes, pieces = pieces }
+  return { header = header_of(type_, shape), bytes = size_of(shape) * type_.itemsize, pieces = pieces }
 end
 
 local function write_content(self, draft, content)

@@ -4,9 +4,10 @@
 -- checks are unrolled over the axes, there is no loop, no vararg, no closure, so that LuaJIT
 -- compiles `v(i, j)` in a loop to two comparisons per index and a load.
 --
--- The layouts are C order, where the offset comes from the shape alone, and strided (strides in
--- elements). Width: sizes and strides are int32 where every offset fits, else double. With int32 the
--- index arithmetic stays in integer registers, measured 1.0 against 1.35 times a raw pointer.
+-- The layouts are C order, where the offset (in elements) comes from the shape alone, and strided
+-- (strides and offset in bytes: a field of records need not lie at a multiple of its size). Width: sizes
+-- and strides are int32 where every offset fits, else double. With int32 the index arithmetic stays in
+-- integer registers, measured 1.0 against 1.35 times a raw pointer.
 --
 -- The struct is const in every member: LuaJIT's const is shallow, and this is what makes the view
 -- read-only for its user.
@@ -43,14 +44,15 @@ end
 local function struct(spec, owner)
   local number = spec.wide and "double" or "int32_t"
   local members = { "const void *const map;", "const uint8_t *const sealed;" }
-  members[#members + 1] = "const " .. spec.dtype.ctype .. " *const elements;"
+  members[#members + 1] = spec.dtype.constant .. " *const elements;"
   if spec.dtype.reader.bits then members[#members + 1] = "const int32_t *const bits;" end
   members[#members + 1] = "const " .. number .. " count;"
   if spec.ndim > 0 then
     members[#members + 1] = ("const %s %s;"):format(number, list(spec.ndim, "n@"))
     if not spec.contiguous then members[#members + 1] = ("const %s %s;"):format(number, list(spec.ndim, "s@")) end
   end
-  return ("struct { %s } /* %s %s */"):format(table.concat(members, " "), spec.dtype.name, owner)
+  local name = spec.dtype.name:gsub("[*%%]", { ["*"] = "%a", ["%"] = "%p" }) -- no end of a comment
+  return ("struct { %s } /* %s %s */"):format(table.concat(members, " "), name, owner)
 end
 
 -- Not `math.floor(i) == i` alone: it takes numeric strings. NaN fails the comparison with 0.
@@ -65,7 +67,8 @@ local function offset(spec)
 end
 
 local TEMPLATE = [[
-local type, tonumber, floor, bxor, cast, nan, halves, quiet, write, fail, ct, mutable, map_p, bits_p, ref, inner = ...
+local type, tonumber, floor, bxor, cast, nan, quiet, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
+  ref, inner = ...
 
 local function make(map, sealed, elements$MAKE)
   ref(cast(map_p, map))
@@ -74,7 +77,8 @@ end
 
 local function get(self, $INDICES extra)
   if $CHECKS and extra == nil then
-    local k = $OFFSET
+    local at = $OFFSET
+    $ELEMENT
     $GUARD
     return $VALUE
   end
@@ -82,24 +86,25 @@ local function get(self, $INDICES extra)
 end
 
 local function number(self, $INDICES extra)
-  local k
+  local at
   if $CHECKS and extra == nil then
-    k = $OFFSET
+    at = $OFFSET
   elseif $FIRST == nil and self.count == 1 then
-    k = 0
+    at = 0
   else
     return fail.index(self, $INDICES extra)
   end
+  $ELEMENT
   $GUARD
   return $NUMBER
 end
 
 local function set(self, $INDICES value, extra)
   if $CHECKS and extra == nil and self.sealed[0] == 0 then
-    local k = $OFFSET
+    local at = $OFFSET
     local x, message = write(value)
     if message == nil then
-      cast(mutable, self.elements)[k] = x
+      $TARGET = x
       return
     end
   end
@@ -127,7 +132,8 @@ local INDEXING_1 = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
   if key >= 0 and key < self.n0 and floor(key) == key then
-    local k = $KEY
+    local at = $KEY
+    $ELEMENT
     $GUARD
     return $VALUE
   end
@@ -152,7 +158,7 @@ local INDEXING_N = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
   if key >= 0 and key < self.n0 and floor(key) == key then
-    return inner(self.map, self.sealed, self.elements + key * $STRIDE$REST)
+    return inner(self.map, self.sealed, $ROW$REST)
   end
   return fail.row(self, key)
 end
@@ -169,6 +175,14 @@ local function step(self, key)
   return fail.over(self)
 end
 ]]
+
+-- What the reader's pieces work on, from the offset `at`.
+local function element_at(strided, reader)
+  local text = "local k, elements = at, self.elements"
+  if strided then text = "local k, elements = 0, cast(constant, cast(bytes_p, self.elements) + at)" end
+  if not reader.bits then return text end
+  return text .. "; local bits = " .. (strided and "cast(bits_p, elements)" or "self.bits")
+end
 
 local function render(spec)
   local n, reader = spec.ndim, spec.dtype.reader
@@ -188,7 +202,10 @@ local function render(spec)
     CHECKS = n > 0 and list(n, CHECK, " and ") or "self.count == 1",
     OFFSET = offset(spec),
     KEY = strided and "key * self.s0" or "key",
-    STRIDE = strided and "self.s0" or "(" .. table.concat(inner_size, " * ") .. ")",
+    ELEMENT = element_at(strided, reader),
+    TARGET = strided and "cast(mutable, cast(bytes_p, self.elements) + at)[0]" or "cast(mutable, self.elements)[at]",
+    ROW = strided and "cast(constant, cast(bytes_p, self.elements) + key * self.s0)"
+      or "self.elements + key * (" .. table.concat(inner_size, " * ") .. ")",
     REST = table.concat(rest),
     GUARD = reader.guard,
     VALUE = reader.value,
@@ -199,7 +216,8 @@ local function render(spec)
   return (text:gsub("%$(%u+)", holes))
 end
 
-local int32_p, map_p = ffi.typeof("const int32_t *"), ffi.typeof("sharearray_map *")
+local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")
+local map_p = ffi.typeof("sharearray_map *")
 local function ref(map) C.sharearray_ref(map) end
 
 --- Makes the functions of one class.
@@ -209,14 +227,32 @@ local function ref(map) C.sharearray_ref(map) end
 --   make(map, sealed, elements, shape..., strides...), which takes a reference of the map, get, number,
 --   set, index, newindex, step
 function element.compile(spec, fail)
-  local ctype = spec.dtype.ctype
-  local ct, mutable = ffi.typeof(struct(spec, tostring(element))), ffi.typeof(ctype .. " *")
-  local name = ("=sharearray(%s, %d)"):format(spec.dtype.name, spec.ndim)
+  local dtype = spec.dtype
+  local ct = ffi.typeof(struct(spec, tostring(element)))
+  local mutable, constant = ffi.typeof(dtype.ctype .. " *"), ffi.typeof(dtype.constant .. " *")
+  local name = ("=sharearray(%s, %d)"):format(dtype.name, spec.ndim)
   local class = assert(loadstring(render(spec), name))(type, tonumber, math.floor, bit.bxor, ffi.cast,
-    convert.nan, spec.dtype.name == "float16" and convert.halves(), convert.quiet, spec.dtype.writer, fail,
-    ct, mutable, map_p, int32_p, ref, spec.inner)
-  class.ctype, class.mutable, class.constant = ct, mutable, ffi.typeof("const " .. ctype .. " *")
+    convert.nan, convert.quiet, dtype.reader.make and dtype.reader.make(), dtype.writer, fail,
+    ct, mutable, constant, map_p, int32_p, bytes_p, ref, spec.inner)
+  class.ctype, class.mutable, class.constant = ct, mutable, constant
   return class
+end
+
+local LOAD = [[
+local tonumber, bxor, cast, nan, quiet, read, constant, bits_p = ...
+return function(pointer)
+  local k, elements, bits = 0, cast(constant, pointer), cast(bits_p, pointer)
+  $GUARD
+  return $VALUE
+end
+]]
+
+--- A function that reads one element of the dtype, anywhere: `load(pointer)`.
+function element.load(dtype)
+  local reader = dtype.reader
+  local text = LOAD:gsub("%$(%u+)", { GUARD = reader.guard, VALUE = reader.value })
+  return assert(loadstring(text, "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.bxor, ffi.cast, convert.nan,
+    convert.quiet, reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), int32_p)
 end
 
 return element

@@ -24,6 +24,7 @@ end
 -- What is left of a number in the types with fewer digits than a double.
 local narrow = {
   float16 = function(x) return convert.halves()[convert.writers.float16(x)] end,
+  bfloat16 = function(x) return convert.bfloats()[convert.writers.bfloat16(x)] end,
   float32 = to_float32,
   complex64 = to_float32,
 }
@@ -44,9 +45,36 @@ local function real(x, narrowed)
   return text
 end
 
-local function element(x, dtype)
+-- A string in quotes. Only unicode has bytes that are shown as they are though they are not ASCII.
+local function quoted(s, kind)
+  local odd = kind == "U" and "[%c'\\]" or "[%c'\\\127-\255]"
+  return "'" .. s:gsub(odd, function(c)
+    return (c == "'" or c == "\\") and "\\" .. c or ("\\x%02x"):format(c:byte())
+  end) .. "'"
+end
+
+local element
+
+-- A field of a record that is an array, in one line.
+local function inline(x, ndim, dtype)
+  if ndim == 0 then return element(x, dtype) end
+  local items = {}
+  for i = 0, #x - 1 do items[i + 1] = inline(x[i], ndim - 1, dtype) end
+  return "[" .. table.concat(items, ", ") .. "]"
+end
+
+--- The text of a record: the values of its fields, a list of which is given.
+function format.record(x, fields)
+  local items = {}
+  for i, field in ipairs(fields) do items[i] = inline(x[field.name], #field.shape, field.dtype) end
+  return "(" .. table.concat(items, ", ") .. (#items == 1 and ",)" or ")")
+end
+
+function element(x, dtype)
   local narrowed = narrow[dtype.name]
   if type(x) == "number" then return real(x, narrowed) end
+  if type(x) == "string" then return quoted(x, dtype.kind) end
+  if dtype.names then return tostring(x) end
   if convert.is_complex(x) then
     local im = real(x.im, narrowed)
     return real(x.re, narrowed) .. (im:sub(1, 1) == "-" and "" or "+") .. im .. "i"

@@ -13,6 +13,7 @@
 local array = require "sharearray.array"
 local bundle = require "sharearray.bundle"
 local dtype = require "sharearray.dtype"
+local file = require "sharearray.file"
 local store = require "sharearray.store"
 
 local M = { _VERSION = "scm" }
@@ -50,6 +51,9 @@ function M.new(opts) return store.new(opts) end
 
 --- A private array from nested lists, a string, FFI cdata or a view.
 M.array = array.array
+
+--- A source that is an `.npy` or `.npz` file: `cache("train", sharearray.file "train.npy")`.
+M.file = file.new
 
 --- Marks a table as a list, which matters in a bundle while it is empty: `{}` is an empty object.
 M.as_list = bundle.as_list

@@ -47,12 +47,11 @@ function checks.sleep(value)
   return nil, "a function that takes seconds and lets other coroutines run"
 end
 
--- Lua has no octal literals, so "0440" may be written as a string.
+-- A string, because Lua has no octal literals: mode = 440 would be 0670.
 function checks.mode(value)
-  local mode = value
-  if type(value) == "string" and value:match("^[0-7]+$") then mode = tonumber(value, 8) end
-  if type(mode) ~= "number" or mode % 1 ~= 0 or mode < 0 or mode >= 512 then
-    return nil, 'permission bits, as in mode = "0440"'
+  local mode = type(value) == "string" and value:match("^[0-7]+$") and tonumber(value, 8)
+  if not mode or mode >= 512 then
+    return nil, 'permission bits as a string of octal digits, as in mode = "0440"'
   end
   return mode
 end

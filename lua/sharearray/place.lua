@@ -61,8 +61,13 @@ function M.open(settings, level)
   return place
 end
 
-local function view_of(map, array)
-  local type_ = dtype.from_npy(string.char(array.kind), array.itemsize)
+-- The view of an array whose file begins at `start` in the mapping; nil and why there can be none.
+local function view_of(map, array, start)
+  local base = ffi.cast("const char *", map.base)
+  local type_, problem = dtype.from_descr(ffi.string(base + start + array.descr_offset, array.descr_length),
+    array.version)
+  if not type_ then return nil, problem end
+  if type_.itemsize ~= array.itemsize then return nil, "its dtype has another size than its elements" end
   local shape, strides, step = {}, nil, 1
   for i = 1, array.ndim do shape[i] = tonumber(array.shape[i - 1]) end
   if array.fortran == 1 then
@@ -72,7 +77,7 @@ local function view_of(map, array)
       step = step * shape[i]
     end
   end
-  return view.new(type_, shape, strides, ffi.cast("const char *", map.base) + array.offset, map, false)
+  return view.new(type_, shape, strides, base + array.offset, map, false)
 end
 
 -- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
@@ -82,7 +87,9 @@ local function table_of(map)
     local member = map.members[i]
     local name = ffi.string(member.name, member.name_length)
     if member.array.kind ~= 0 then
-      arrays[i + 1] = view_of(map, member.array)
+      local array, problem = view_of(map, member.array, member.offset)
+      if not array then return nil, ("its member %s: %s"):format(name, problem) end
+      arrays[i + 1] = array
       named[name:gsub("%.npy$", "")] = arrays[i + 1]
     elseif name == bundle.FORM then
       form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
@@ -104,7 +111,7 @@ function Place:remember(id, map, counter)
     -- A view of nothing, which keeps the map for the memo whatever becomes of the table.
     pin = view.new(dtype.of("uint8"), { 0 }, nil, map.base, map, false)
   else
-    value = view_of(map, map.array)
+    value, problem = view_of(map, map.array, 0)
     pin = value
   end
   C.sharearray_unref(map) -- the views have their own references

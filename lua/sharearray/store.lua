@@ -59,8 +59,9 @@ end
 
 local function check_id(self, id, level)
   if self:valid_id(id) then return end
-  error(("invalid id %s: it must be a string that matches ^[A-Za-z0-9=+._-]+$, of at most %d characters"):format(
-    type(id) == "string" and ("'%s'"):format(id:sub(1, 80)) or tostring(id), 246 - #self.settings.prefix), level + 1)
+  local given = type(id) == "string" and ("'%s'"):format(id:sub(1, 80)) or "of type " .. type(id)
+  error(("invalid id %s: it must be a string that matches ^[A-Za-z0-9=+._-]+$, of at most %d characters"):format(given,
+    246 - #self.settings.prefix), level + 1)
 end
 
 local function check_source(source, level)
@@ -103,7 +104,7 @@ local function run_build(self, id, handle, source, deadline, ticket)
   result, reason, code = place:remember(id, map, ticket.seen)
   if not result then return nil, reason, code end
   local what = type(result) == "table" and "a bundle"
-    or ("%s (%s)"):format(tostring(result.dtype), table.concat(result.shape, ", "))
+    or ("%s (%s)"):format(tostring(result.dtype), table.concat(result.shape, ", ") .. (result.ndim == 1 and "," or ""))
   wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(what, bytes,
     (C.sharearray_clock() - started) / 1000))
   return result
@@ -258,6 +259,14 @@ local function builder_of(owner)
   }
 end
 
+-- The name of the array's dtype; the beginning of the descr where that is longer than the core gives it.
+local function dtype_of(info)
+  local length = math.min(info.array.descr_length, ffi.sizeof(info.descr))
+  local descr = ffi.string(info.descr, length)
+  if length < info.array.descr_length then return descr .. "..." end
+  return tostring(dtype.from_descr(descr, info.array.version) or descr)
+end
+
 local function describe(self, id, info)
   local state = STATES[info.state]
   local result = {
@@ -265,7 +274,7 @@ local function describe(self, id, info)
     path = self.place.path .. id .. ".npy",
     state = state,
     owner = info.uid,
-    mode = info.mode,
+    mode = ("%04o"):format(info.mode),
     bytes = tonumber(info.bytes),
     age = info.age >= 0 and info.age or nil,
     builder = builder_of(info.builder),
@@ -275,7 +284,7 @@ local function describe(self, id, info)
     result.kind, result.nbytes, result.members = "bundle", result.bytes, tonumber(info.members)
   elseif state == "ready" then
     result.kind = "array"
-    result.dtype = tostring(dtype.from_npy(string.char(info.array.kind), info.array.itemsize))
+    result.dtype = dtype_of(info)
     result.nbytes = tonumber(info.array.nbytes)
     result.shape = {}
     for i = 1, info.array.ndim do result.shape[i] = tonumber(info.array.shape[i - 1]) end

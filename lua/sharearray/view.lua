@@ -74,8 +74,9 @@ local function tuple(shape)
   return "(" .. table.concat(shape, ", ") .. (#shape == 1 and ",)" or ")")
 end
 
-local function c_strides(shape)
-  local strides, stride = {}, 1
+-- Strides are in bytes, throughout.
+local function c_strides(shape, itemsize)
+  local strides, stride = {}, itemsize
   for axis = #shape, 1, -1 do
     strides[axis] = stride
     stride = stride * shape[axis]
@@ -84,9 +85,9 @@ local function c_strides(shape)
 end
 
 -- An axis of size 1 is never stepped along, and nothing is stepped along without elements.
-local function is_c_order(shape, strides)
+local function is_c_order(shape, strides, itemsize)
   if product(shape) == 0 then return true end
-  local expected = c_strides(shape)
+  local expected = c_strides(shape, itemsize)
   for axis, n in ipairs(shape) do
     if n > 1 and strides[axis] ~= expected[axis] then return false end
   end
@@ -99,16 +100,15 @@ local function shape_of(self, class)
   return shape
 end
 
--- In elements.
 local function strides_of(self, class)
-  if class.contiguous then return c_strides(shape_of(self, class)) end
+  if class.contiguous then return c_strides(shape_of(self, class), class.dtype.itemsize) end
   local strides = {}
   for axis = 1, class.ndim do strides[axis] = self[S[axis]] end
   return strides
 end
 
 local function is_contiguous(self, class)
-  return class.contiguous or is_c_order(shape_of(self, class), strides_of(self, class))
+  return class.contiguous or is_c_order(shape_of(self, class), strides_of(self, class), class.dtype.itemsize)
 end
 
 --- Checks a shape: a list of sizes, or one size.
@@ -211,6 +211,9 @@ local function class_for(dtype, ndim, contiguous, wide)
   return class
 end
 
+-- Of the first element.
+local function address(self) return cast("const char *", self.elements) end
+
 -- Whether a size or an offset does not fit int32.
 local function is_wide(shape, strides)
   local extent, reach = 1, 1
@@ -222,12 +225,12 @@ local function is_wide(shape, strides)
 end
 
 local function construct(dtype, shape, strides, pointer, map, sealed)
-  if strides and is_c_order(shape, strides) then strides = nil end
+  if strides and is_c_order(shape, strides, dtype.itemsize) then strides = nil end
   local class = class_for(dtype, #shape, strides == nil, is_wide(shape, strides))
   local dims = {}
   for axis, n in ipairs(shape) do dims[axis] = n end
   for axis, stride in ipairs(strides or {}) do dims[#shape + axis] = stride end
-  return class.make(map, sealed, cast(class.mutable, pointer), unpack(dims))
+  return class.make(map, sealed, cast(class.constant, pointer), unpack(dims))
 end
 
 -- Failures: called in tail position by what element.lua generates, so that level 2 is the user's line.
@@ -327,9 +330,7 @@ getters.shape = shape_of
 
 --- Bytes from one element to the next along each axis.
 function getters.strides(self, class)
-  local strides = strides_of(self, class)
-  for axis in ipairs(strides) do strides[axis] = strides[axis] * class.dtype.itemsize end
-  return strides
+  return strides_of(self, class)
 end
 
 --- The part `from <= i < to` of the first axis, of the same memory.
@@ -346,7 +347,7 @@ function methods.slice(self, from, to)
   end
   local shape, strides = shape_of(self, class), strides_of(self, class)
   shape[1] = to - from
-  return construct(class.dtype, shape, strides, self.elements + from * strides[1], self.map, self.sealed)
+  return construct(class.dtype, shape, strides, address(self) + from * strides[1], self.map, self.sealed)
 end
 
 --- The same elements in another shape, of the same memory. The array has to be in C order.
@@ -372,18 +373,45 @@ function methods.transpose(self)
   return construct(class.dtype, shape, strides, self.elements, self.map, self.sealed)
 end
 
-local function totable(self, ndim)
-  if ndim == 0 then return self() end
+local function as_it_is(x) return x end
+
+local function totable(self, ndim, plain)
+  if ndim == 0 then return plain(self()) end
   local result = {}
   for i, x in methods.iter(self) do
-    result[i + 1] = ndim > 1 and totable(x, ndim - 1) or x
+    if ndim > 1 then result[i + 1] = totable(x, ndim - 1, plain) else result[i + 1] = plain(x) end
   end
   return result
 end
 
 --- Nested Lua lists of the elements, from 1 as Lua lists are; the element itself for dimension 0.
+-- Records become tables.
 function methods.totable(self)
-  return totable(self, open(self).ndim)
+  local class = open(self)
+  return totable(self, class.ndim, class.dtype.reader.plain or as_it_is)
+end
+
+--- One field of records, of the same memory: a view of shape `self.shape`, with that of the field behind it.
+function methods.field(self, name)
+  local class = open(self)
+  local fields = class.dtype.reader.fields
+  if not fields then error(("an array of dtype %s has no fields"):format(class.dtype.name), 2) end
+  local field = fields[name]
+  if not field then error(("there is no field '%s' in %s"):format(tostring(name), class.dtype.name), 2) end
+  local shape, strides = shape_of(self, class), strides_of(self, class)
+  local inner = c_strides(field.shape, field.dtype.itemsize)
+  if #shape + #inner > MAXDIMS then error(("field: %d dimensions; at most %d are possible"):format(#shape + #inner,
+    MAXDIMS), 2) end
+  for axis, n in ipairs(field.shape) do shape[#shape + 1], strides[#strides + 1] = n, inner[axis] end
+  return construct(field.dtype, shape, strides, address(self) + field.offset, self.map, self.sealed)
+end
+
+--- The numbers of V2 elements that are bfloat16, as NumPy files have them: a view of the same memory.
+function methods.bfloat16(self)
+  local class = open(self)
+  local numbers = class.dtype.reader.bfloat16
+  if not numbers then error(("bfloat16: elements of dtype V2 expected, got %s"):format(class.dtype.name), 2) end
+  return construct(numbers, shape_of(self, class), strides_of(self, class), self.elements, self.map, self.sealed)
 end
 
 --- The bytes of the elements in C order, as a Lua string.
@@ -404,6 +432,17 @@ function methods.iter(self)
   return class.step, self, -1
 end
 
+--- A Torch7 tensor of the same shape and strides over the memory, which lives as long as the tensor
+-- does. Writing to the tensor of an array writes to the array; what is published stays as it is, and
+-- the tensor keeps its own copy of the pages it wrote to.
+function methods.torch(self)
+  local class = open(self)
+  local tensor, message = require("sharearray.torch").tensor(class.dtype, shape_of(self, class),
+    strides_of(self, class), self.elements, view.map(self))
+  if not tensor then error("torch: " .. message, 2) end
+  return tensor
+end
+
 --- Drops the reference of the memory now. Any later use raises "closed"; closing again does nothing.
 -- Other views of the memory are not affected.
 function methods.close(self)
@@ -417,8 +456,8 @@ local function fill(self, class, x)
     local elements = cast(class.mutable, self.elements)
     for k = 0, self.count - 1 do elements[k] = x end
   elseif class.ndim == 1 then
-    local elements, stride = cast(class.mutable, self.elements), self.s0
-    for k = 0, self.n0 - 1 do elements[k * stride] = x end
+    local bytes, stride = address(self), self.s0
+    for k = 0, self.n0 - 1 do cast(class.mutable, bytes + k * stride)[0] = x end
   else
     for _, row in methods.iter(self) do fill(row, class_of(row), x) end
   end
@@ -444,7 +483,14 @@ end
 -- @tparam boolean writable an array, until the map is published or frozen
 function view.new(dtype, shape, strides, pointer, map, writable)
   local sealed = writable and cast("uint8_t *", map) + ORDER or always
-  return construct(dtype, shape, strides, pointer, map, sealed)
+  local apart = strides and {}
+  for axis, stride in ipairs(strides or {}) do apart[axis] = stride * dtype.itemsize end
+  return construct(dtype, shape, apart, pointer, map, sealed)
+end
+
+--- A view of memory that another one shows: C order, `map` and `sealed` as that one has them.
+function view.part(dtype, shape, pointer, map, sealed)
+  return construct(dtype, shape, nil, pointer, map, sealed)
 end
 
 --- Whether `x` is a view or an array, closed ones included.
@@ -483,17 +529,9 @@ function view.pieces(x, limit)
   local class = class_of(x)
   local shape, strides, itemsize = shape_of(x, class), strides_of(x, class), class.dtype.itemsize
   local held = construct(class.dtype, shape, strides, x.elements, x.map, x.sealed)
-  local size, at = held.count, 0
-  local most = math.max(1, floor(limit / itemsize))
-  local buffer = not class_of(held).contiguous and ffi.new("char[?]", math.min(most, size) * itemsize)
-  return function()
-    local from, n = at, math.min(most, size - at)
-    if n <= 0 then return nil end
-    at = at + n
-    if not buffer then return cast("const char *", held.elements) + from * itemsize, n * itemsize end
-    copy.gather(held.elements, itemsize, shape, strides, from, n, buffer)
-    return buffer, n * itemsize
-  end
+  if class_of(held).contiguous then strides = nil end
+  local step = copy.pieces(held.elements, itemsize, shape, strides, limit)
+  return function() return step(held) end
 end
 
 return view

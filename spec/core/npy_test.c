@@ -45,6 +45,24 @@ static const struct {
     {"{'descr': '>u1', 'fortran_order': False, 'shape': (3,), }", 1, 0, 3},
     {"{'descr': '=f2', 'fortran_order': False, 'shape': (3,), }", 1, 0, 6},
     {"{'descr': '|b1', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1), }", 8, 0, 1},
+    {"{'descr': '|S12', 'fortran_order': False, 'shape': (2,), }", 1, 0, 24},
+    {"{'descr': '|S0', 'fortran_order': False, 'shape': (5,), }", 1, 0, 0},
+    {"{'descr': '<U3', 'fortran_order': False, 'shape': (2,), }", 1, 0, 24},
+    {"{'descr': '<U0', 'fortran_order': False, 'shape': (2,), }", 1, 0, 0},
+    {"{'descr': '>U0', 'fortran_order': False, 'shape': (2,), }", 1, 0, 0},
+    {"{'descr': '|V2', 'fortran_order': False, 'shape': (12,), }", 1, 0, 24},
+    {"{'descr': '<M8[ns]', 'fortran_order': False, 'shape': (3,), }", 1, 0, 24},
+    {"{'descr': '<M8', 'fortran_order': False, 'shape': (3,), }", 1, 0, 24},
+    {"{'descr': '<m8[25s]', 'fortran_order': False, 'shape': (3,), }", 1, 0, 24},
+    {"{'descr': [('a', '<f4'), ('b', '<i8')], 'fortran_order': False, 'shape': (2,), }", 1, 0, 24},
+    {"{'descr': [('a', '<f4', (2,)),], 'fortran_order': True, 'shape': (3,), }", 1, 1, 24},
+    {"{'descr': [('a', '|u1'), ('', '|V7'), ('b', '|S0')], 'fortran_order': False, 'shape': (3,), }", 1, 0, 24},
+    {"{'descr': [(('t', 'a'), [('x', '<U1', (2L, 1L,),)])], 'fortran_order': False, 'shape': (3,), }", 1, 0, 24},
+    {"{'descr': [(\"it's\", '<f4'), ('\\x41\\u4e2d\\U0001f600\\\\\\n\\'', '<f4')], 'fortran_order': False, 'shape': "
+     "(3,), }",
+     1, 0, 24},
+    {"{'descr': [('\xe9', '<f4', (0,))], 'fortran_order': False, 'shape': (3,), }", 1, 0, 0},
+    {"{'descr': [], 'fortran_order': False, 'shape': (3,), }", 1, 0, 0},
 };
 
 static void reads_every_spelling(void) {
@@ -94,9 +112,71 @@ static const struct {
     {"{'descr': '<f99999999999999999999', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype"},
     {"{'descr': '<f4x', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
     {"{'descr': 'f', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no dtype"},
-    {"{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "structured"},
-    {"{'descr': '<M8[ns]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
-    {"{'descr': '<U4', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<S', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '|S-1', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '|S1073741825', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED,
+     "more than 1073741824 bytes"},
+    {"{'descr': '<U268435457', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "more than"},
+    {"{'descr': '|V99999999999999999999', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '>U1', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "big-endian"},
+    {"{'descr': '>M8[ns]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "big-endian"},
+    {"{'descr': '<M4[ns]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<M8[]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<M8[', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<M8[xs]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<M8[0s]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<M8[s]x', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<M8[s/10]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<M8[99999999999s]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '<f4[s]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': [, 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "field"},
+    {"{'descr': [('a', '<f4'), 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': ['<f4'], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [()], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a',)], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no dtype"},
+    {"{'descr': [('a' '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a', '<f4', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no tuple"},
+    {"{'descr': [('a', '<f4')('b', '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT,
+     "no list of fields"},
+    {"{'descr': [('a', '<f4', 2)], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no tuple"},
+    {"{'descr': [('a', '<f4', (2))], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no tuple"},
+    {"{'descr': [('a', '<f4', (-1,))], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT,
+     "no tuple of sizes"},
+    {"{'descr': [('a', '<f4', (2,), 1)], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no tuple"},
+    {"{'descr': [(1, '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [(('t',), '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [(('t', 'a', 'b'), '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT,
+     "without a name"},
+    {"{'descr': [('', '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a', '|O')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "pickle"},
+    {"{'descr': [('a', [('b', '|O8')])], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "pickle"},
+    {"{'descr': [('a', '>f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "big-endian"},
+    {"{'descr': [('a', [('b', '<f4'), ('c', '>i2')])], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED,
+     "big-endian"},
+    {"{'descr': [('a', '<f16')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is '<f16'"},
+    {"{'descr': [('a', ('<f4', (2,)))], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no dtype"},
+    {"{'descr': [('a\\q', '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a\\x4', '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a\\u12', '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a\\U0001f60', '<f4')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT,
+     "without a name"},
+    {"{'descr': [('a, 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a\\, 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a', '<f4', (4294967296, 4294967296, 4294967296))], 'fortran_order': False, 'shape': (2,)}",
+     SHAREARRAY_EUNSUPPORTED, "more than"},
+    {"{'descr': [('a', '<f4', (268435457,))], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED,
+     "more than"},
+    {"{'descr': [('a', '|S1073741824'), ('b', '|u1')], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED,
+     "more than"},
+    {"{'descr': [('a', [('b', '|S1000000', (1000,))], (1000,))], 'fortran_order': False, 'shape': (2,)}",
+     SHAREARRAY_EUNSUPPORTED, "more than"},
+    {"{'descr': [[], 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "without a name"},
+    {"{'descr': [('a', [('a', [('a', [('a', [('a', [('a', [('a', [('a', [('a', [('a', [('a', [('a', [('a', [('a', "
+     "[('a', [('a', [('a', '<f4')])])])])])])])])])])])])])])])])], 'fortran_order': False, 'shape': (2,)}",
+     SHAREARRAY_EUNSUPPORTED, "nested more than 16"},
+    {"{'descr': '|S0', 'fortran_order': False, 'shape': (4294967296, 4294967296)}", SHAREARRAY_ECORRUPT, "overflows"},
+    {"{'descr': [('a', '<i8')], 'fortran_order': False, 'shape': (2305843009213693951,)}", SHAREARRAY_ECORRUPT,
+     "overflows"},
     {"{'descr': '<f4", SHAREARRAY_ECORRUPT, "no dtype"},
     {"{'descr", SHAREARRAY_ECORRUPT, "no dict of names"},
     {"{'descr': '<f\\x34', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no dtype"},
@@ -156,6 +236,34 @@ static void refuses_versions_and_lengths(void) {
   CHECK(read_exact("PK\3\4aaaaaaaaa", 13, &npy, &is_short, message) == SHAREARRAY_ECORRUPT && !is_short);
 }
 
+/* Cut anywhere, or with any byte changed, a structured type stays within the file. */
+static void survives_broken_structures(void) {
+  static char file[1 << 12];
+  size_t size = make(file, 3,
+                     "{'descr': [(('t', 'a\\x41'), '<f4', (2, 1)), ('b', [('c', '<M8[25s]'), ('', '|V3')])], "
+                     "'fortran_order': False, 'shape': (1,)}",
+                     24);
+  sharearray_npy npy;
+  int is_short;
+  CHECK(read_exact(file, size, &npy, &is_short, NULL) == 0 && npy.itemsize == 19 && npy.kind == 'V');
+  CHECK(npy.version == 3 && file[npy.descr_offset] == '[' && file[npy.descr_offset + npy.descr_length - 1] == ']');
+  for (size_t at = 8; at < size - 24; at++)
+    for (int value = 0; value < 256; value++) {
+      char kept = file[at];
+      file[at] = (char)value;
+      if (read_exact(file, size, &npy, &is_short, NULL) == 0) {
+        CHECK(npy.offset + npy.nbytes <= size);
+        CHECK(npy.descr_offset + npy.descr_length < npy.offset);
+      }
+      file[at] = kept;
+    }
+  for (size_t length = 0; length < size - 36; length++) {
+    file[8] = (char)(length & 0xff);
+    file[9] = (char)(length >> 8);
+    CHECK(read_exact(file, size, &npy, &is_short, NULL) == SHAREARRAY_ECORRUPT);
+  }
+}
+
 static void writes_what_it_reads(void) {
   char bytes[4096];
   uint64_t shape[32];
@@ -167,6 +275,13 @@ static void writes_what_it_reads(void) {
     CHECK(sharearray_npy_read(bytes, (size_t)length, 1ull << 62, &npy, NULL, NULL) == 0);
     CHECK(npy.ndim == ndim && npy.offset == (uint64_t)length && memcmp(npy.shape, shape, 8 * (size_t)ndim) == 0);
   }
+  sharearray_npy npy;
+  int length = sharearray_npy_write("[('a', '<f4'), ('b', '|S3')]", 1, shape, bytes, sizeof bytes);
+  CHECK(sharearray_npy_read(bytes, (size_t)length, 1ull << 62, &npy, NULL, NULL) == 0 && npy.itemsize == 7);
+  CHECK(npy.descr_length == 28 && memcmp(bytes + npy.descr_offset, "[('a', '<f4'), ('b', '|S3')]", 28) == 0);
+  static char descr[10001], large[1 << 14];
+  memset(descr, 'x', 10000); /* numpy.load would not read it */
+  CHECK(sharearray_npy_write(descr, 1, shape, large, sizeof large) == SHAREARRAY_EINVAL);
   CHECK(sharearray_npy_write("<f8", 33, shape, bytes, sizeof bytes) == SHAREARRAY_EINVAL);
   CHECK(sharearray_npy_write("<f8", 1, shape, bytes, 64) == SHAREARRAY_EINVAL);
 }
@@ -177,6 +292,7 @@ int main(void) {
   RUN(calls_every_truncation_short);
   RUN(survives_every_changed_byte);
   RUN(refuses_versions_and_lengths);
+  RUN(survives_broken_structures);
   RUN(writes_what_it_reads);
   FINISH();
 }
