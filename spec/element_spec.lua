@@ -108,6 +108,17 @@ describe("a dtype's elements", function()
     assert.equal(0x4000, bits(2 - 2 ^ -30))
   end)
 
+  it("float16 are right where two are set in one compiled loop", function()
+    local x = array.new("float16", 2)
+    for k = 1, 100 do
+      local a, b = 2 ^ (k % 20 - 10) * 1.25, 2 ^ ((k * 7) % 20 - 10) * 1.5
+      for _ = 1, 100 do
+        x[0], x[1] = a, b
+        assert(x[0] == a and x[1] == b)
+      end
+    end
+  end)
+
   -- LuaJIT takes some NaNs for tagged values: nil, or a table at an address the file chooses.
   it("with the bits of LuaJIT's type tags are NaN, in compiled code too", function()
     local function reinterpret(words, name)

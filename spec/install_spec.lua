@@ -162,7 +162,7 @@ describe("the set-up script", function()
     ]])
     assert.falsy(ok)
     assert.equal("This needs, and nothing here can install: make, a C compiler, libc's headers, " ..
-      "LuaJIT 2.1, the Lua module cjson.\n", output)
+      "zlib's headers, LuaJIT 2.1, the Lua module cjson.\n", output)
   end)
 
   it("refuses an unknown task", function()

@@ -18,9 +18,9 @@ describe("NumPy's arrays of every dtype", function()
           if not known:find("%.%.%.$") then assert.equal(tostring(x.dtype), known) end
           assert.equal(x.dtype, sharearray.dtype(x.dtype))
           assert.matches("^array%(", tostring(x))
-          -- A list of no lists does not tell its other sizes.
+          -- A list of no lists does not tell its other sizes, and a string is a list of bytes.
           local rebuilt = x
-          if x.size > 0 then
+          if x.size > 0 and x.ndim > 0 then
             rebuilt = sharearray.array(x:totable(), x.dtype)
             assert.same(x.shape, rebuilt.shape)
             assert.is_true(rebuilt:string() == x:string())

@@ -136,8 +136,8 @@ local function half_to_number(bits)
   return bits >= 0x8000 and value == value and -value or value
 end
 
-local scratch = ffi.new("double[1]")
-local words = ffi.cast("int32_t *", scratch)
+-- A union: LuaJIT takes stores and loads of different types to be of different memory, but for one.
+local scratch = ffi.new("union { double number; int32_t words[2]; }")
 
 -- Straight from the double: a stop at float32 would round twice.
 -- @param digits bits of the mantissa
@@ -154,8 +154,8 @@ local function rounder(digits, least)
     local sign = (value < 0 or 1 / value < 0) and 0x8000 or 0
     local magnitude = math.abs(value)
     if magnitude >= limit then return sign + infinity end
-    scratch[0] = magnitude
-    local exponent = math.max(rshift(words[1], 20) - 1023, least)
+    scratch.number = magnitude
+    local exponent = math.max(rshift(scratch.words[1], 20) - 1023, least)
     -- In units of the last place; 2^52 leaves no room for fractions, so that adding it rounds, and to
     -- even. A carry moves into the exponent as it should.
     local units = magnitude * 2 ^ (digits - exponent) + 0x1p52 - 0x1p52

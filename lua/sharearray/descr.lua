@@ -3,6 +3,7 @@
 -- `{{"price", "<f4"}, {"levels", "<f4", {2, 3}}}`.
 -- @module sharearray.descr
 
+local ffi = require "ffi"
 local text = require "sharearray.text"
 
 local descr = {}
@@ -52,7 +53,7 @@ end
 -- @tparam number version of the file's format: text is Latin-1 before 3
 -- @treturn table nil where it is none
 function descr.parse(s, version)
-  if version < 3 and s:find("[\128-\255]") then s = text.encode({ [0] = s:byte(1, -1) }, #s) end
+  if version < 3 and s:find("[\128-\255]") then s = text.encode(ffi.cast("const uint8_t *", s), #s) end
   local list, stop = value(s, 1)
   return type(list) == "table" and not s:find("%S", stop) and list or nil
 end

@@ -70,7 +70,7 @@ local function check_form(import, path)
   local result, problem = bundle.rebuild(ffi.string(form, done_out[0]), arrays)
   if type(result) == "table" then return end
   draft.raise(("cannot import %s: its member %s is not usable: %s"):format(path, bundle.FORM,
-    problem or "it is no table"), "corrupt")
+    problem), "corrupt")
 end
 
 local function report(import, progress)
