@@ -96,6 +96,8 @@ static int give_name(sharearray_build *build, sharearray_draft *draft, char *mes
 static int finish(sharearray_build *build, sharearray_draft *draft, sharearray_map **out) {
   sharearray_map *map = &draft->map->public;
   draft->map->path = strdup(build->paths.entry);
+  draft->map->published = sa_wall_clock();
+  sa_changes_succeeded(build->store, build->id);
   draft->map = NULL;
   sa_process_remove_draft(draft); /* a child forked from now on shares the memory like any other */
   sa_file_close(&draft->file);

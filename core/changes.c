@@ -1,4 +1,4 @@
-/* The counter page: which ids changed, and where waiters sleep.
+/* The counter page: which ids changed, which failed to be rebuilt, and where waiters sleep.
  *
  * One page a user, <prefix>.changes.<uid>, mapped by every process of that user. Each publication and
  * removal adds one to the id's counter (a futex word, in a slot chosen by hash) and to the page's
@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PAGE = 4096, SLOTS = 256, VERSION = 1 };
@@ -28,7 +29,8 @@ struct sa_page {
   uint32_t reserved[12];
   struct {
     _Atomic uint32_t counter;
-    uint32_t failed; /* for max_age: when a rebuild of an id in this slot failed last */
+    _Atomic uint32_t failed; /* when a rebuild of an id in this slot failed last: seconds since the epoch, 0: never */
+    _Atomic uint32_t whose;  /* hash of that id */
   } slots[SLOTS];
 };
 _Static_assert(sizeof(struct sa_page) <= PAGE, "the counters fit one page");
@@ -36,9 +38,14 @@ _Static_assert(sizeof(struct sa_page) <= PAGE, "the counters fit one page");
 static const char magic[8] = "SHAREAR";
 
 /* FNV-1a (Fowler, Noll, Vo; draft-eastlake-fnv). */
-static unsigned slot_of(const char *id) {
+static uint32_t hash_of(const char *id) {
   uint32_t hash = 2166136261u;
   for (; *id; id++) hash = (hash ^ (unsigned char)*id) * 16777619u;
+  return hash;
+}
+
+static unsigned slot_of(const char *id) {
+  uint32_t hash = hash_of(id);
   return (hash ^ hash >> 16) % SLOTS;
 }
 
@@ -131,12 +138,40 @@ uint32_t sharearray_changes_of(const sharearray_store *store, const char *id) {
 
 void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
   double bound = ticket->recheck / 1e3;
-  if (!store->page_ino && bound > SA_POLL / 1e3) bound = SA_POLL / 1e3;
   if (seconds < bound) bound = seconds;
   if (!(bound > 0)) return;
   struct timespec timeout = {.tv_sec = (time_t)bound, .tv_nsec = (long)((bound - (double)(time_t)bound) * 1e9)};
   /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
   sys.futex((const uint32_t *)&store->page->slots[slot_of(id)].counter, FUTEX_WAIT, ticket->seen, &timeout);
+}
+
+void sharearray_note_failure(sharearray_store *store, const char *id) {
+  unsigned slot = slot_of(id);
+  sa_changes_look(store);
+  atomic_store(&store->page->slots[slot].whose, hash_of(id));
+  /* Rounded up, so that nobody takes it for older than it is. */
+  atomic_store(&store->page->slots[slot].failed, (uint32_t)(sa_wall_clock() + 1));
+}
+
+void sa_changes_succeeded(sharearray_store *store, const char *id) {
+  unsigned slot = slot_of(id);
+  if (atomic_load(&store->page->slots[slot].whose) == hash_of(id)) atomic_store(&store->page->slots[slot].failed, 0);
+}
+
+double sharearray_failure_age(const sharearray_store *store, const char *id, int exactly) {
+  unsigned slot = slot_of(id);
+  uint32_t failed = atomic_load(&store->page->slots[slot].failed);
+  double age = sa_wall_clock() - failed;
+  /* Further ahead: the clock was set back, or it is garbage. */
+  if (failed == 0 || age < -1) return -1;
+  if (exactly && atomic_load(&store->page->slots[slot].whose) != hash_of(id)) return -1;
+  return age > 0 ? age : 0;
+}
+
+double sa_wall_clock(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 double sharearray_clock(void) {

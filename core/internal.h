@@ -74,9 +74,10 @@ struct sa_map {
   sharearray_map public; /* first: the public pointer is this one */
   atomic_uint references;
   dev_t dev;
-  ino_t ino;  /* 0: no file */
-  char *path; /* the name it was found or published under; NULL: none, or no memory for it */
-  bool lent;  /* sharearray_lend() gave this very memory away */
+  ino_t ino;        /* 0: no file */
+  double published; /* seconds since the epoch */
+  char *path;       /* the name it was found or published under; NULL: none, or no memory for it */
+  bool lent;        /* sharearray_lend() gave this very memory away */
 };
 
 struct sharearray_build {
@@ -132,6 +133,10 @@ void sa_changes_delete(sharearray_store *store);
 /* Notices a page that was removed, and finds or makes the new one. */
 void sa_changes_look(sharearray_store *store);
 void sa_changes_bump(sharearray_store *store, const char *id);
+/* Takes back what sharearray_note_failure() noted of this id. */
+void sa_changes_succeeded(sharearray_store *store, const char *id);
+/* Seconds since the epoch. */
+double sa_wall_clock(void);
 
 /* lock.c: the builder's lock; python.c: that of Python's builders. */
 enum sa_lock {
@@ -161,6 +166,9 @@ void sa_lock_bury(const struct sa_paths *paths, int fd);
 /* map.c */
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);
 int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
+/* Seconds since the epoch at which the file got its name; how long ago that is. */
+double sa_published(const struct stat *st);
+double sa_age(double published);
 /* Writable; what is written stays here. */
 int sa_map_private(int fd, uint64_t length, struct sa_map **map, char *message);
 /* Reads what a whole file's mapping holds, an array or a bundle, into its public part. */

@@ -11,14 +11,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The change time is that of the link or rename: nothing is written to an entry after it. */
-static double age_of(const struct stat *st) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  double age = (double)(now.tv_sec - st->st_ctim.tv_sec) + (double)(now.tv_nsec - st->st_ctim.tv_nsec) / 1e9;
-  return age > 0 ? age : 0; /* a clock that was set back */
-}
-
 static int state_of(int entry) {
   switch (entry) {
   case SA_ENTRY_READY: return SHAREARRAY_STATE_READY;
@@ -83,7 +75,8 @@ int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *ou
   if (lock == SA_LOCK_LIVE && info.state == SHAREARRAY_STATE_PARTIAL) info.state = SHAREARRAY_STATE_BUILDING;
   info.uid = st.st_uid;
   info.mode = st.st_mode & 07777;
-  info.age = entry == SA_ENTRY_NONE ? -1 : age_of(&st);
+  info.age = entry == SA_ENTRY_NONE ? -1 : sa_age(sa_published(&st));
+  info.failed = info.state == SHAREARRAY_STATE_READY ? sharearray_failure_age(store, id, 1) : -1;
   info.bytes = entry == SA_ENTRY_NONE ? 0 : (uint64_t)st.st_size;
   if (info.state > SHAREARRAY_STATE_PARTIAL)
     snprintf(info.reason, sizeof info.reason, "%.255s", entry < 0 ? reason : lock_reason);

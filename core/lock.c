@@ -32,12 +32,6 @@ struct line {
   double died; /* when somebody first saw that the builder is dead; 0: not yet */
 };
 
-static double wall_clock(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static int line_write(int fd, const struct line *line) {
   char text[LINE + 1];
   int length = snprintf(text, sizeof text, "pid=%lld attempt=%u since=%.3f died=%.3f program=%.31s",
@@ -71,7 +65,7 @@ static void line_read(int fd, struct line *line) {
 }
 
 static struct line line_of_mine(uint32_t attempt) {
-  struct line line = {.owner = {.pid = getpid(), .since = wall_clock(), .attempt = attempt, .uid = geteuid()}};
+  struct line line = {.owner = {.pid = getpid(), .since = sa_wall_clock(), .attempt = attempt, .uid = geteuid()}};
   snprintf(line.owner.program, sizeof line.owner.program, "%s", program_invocation_short_name);
   return line;
 }
@@ -185,7 +179,7 @@ static double hold_back(uint32_t killed) {
 /* Seconds that are left of the pause after several builders were killed. It begins when somebody first
  * sees the last one dead, and writes that down. */
 static double pause_left(int fd, struct line *line) {
-  double pause = line->owner.pid < 0 ? 0 : hold_back(line->owner.attempt), now = wall_clock();
+  double pause = line->owner.pid < 0 ? 0 : hold_back(line->owner.attempt), now = sa_wall_clock();
   if (pause == 0) return 0;
   if (line->died == 0) {
     line->died = now;

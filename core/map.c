@@ -30,11 +30,25 @@ static int map_new(int protection, int flags, int fd, uint64_t length, struct sa
   return 0;
 }
 
+/* The change time is that of the link or rename: nothing is written to an entry after it. */
+double sa_published(const struct stat *st) { return (double)st->st_ctim.tv_sec + (double)st->st_ctim.tv_nsec / 1e9; }
+
+double sa_age(double published) {
+  double age = sa_wall_clock() - published;
+  return age > 0 ? age : 0; /* a clock that was set back */
+}
+
+double sharearray_age(const sharearray_map *public) {
+  const struct sa_map *map = (const struct sa_map *)public;
+  return map->ino ? sa_age(map->published) : 0;
+}
+
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **out, char *message) {
   int code = map_new(PROT_READ, MAP_SHARED, fd, length, out, message);
   if (code == 0) {
     (*out)->dev = st->st_dev;
     (*out)->ino = st->st_ino;
+    (*out)->published = sa_published(st);
   }
   return code;
 }

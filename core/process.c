@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static sharearray_build *builds;
@@ -56,6 +57,12 @@ int sa_process_init(char *message) {
   if (!atfork_error) return 0;
   errno = atfork_error;
   return sa_fail_errno(message, "pthread_atfork");
+}
+
+int sharearray_first(unsigned what) {
+  static atomic_long pids[4];
+  long me = getpid();
+  return what < sizeof pids / sizeof *pids && atomic_exchange(&pids[what], me) != me;
 }
 
 void sa_process_add_build(sharearray_build *build) {

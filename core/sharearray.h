@@ -168,6 +168,7 @@ typedef struct sharearray_info {
   uint32_t mode;        /* permission bits of the entry */
   uint64_t bytes;       /* of the file */
   double age;           /* seconds since the publication; -1 where there is no entry */
+  double failed;        /* seconds since a rebuild of it failed, see sharearray_note_failure(); -1: none */
   sharearray_npy array; /* state READY only; kind 0: a bundle */
   char descr[256];      /* the array's, without a final NUL; cut off where array.descr_length is more */
   uint64_t members;     /* arrays of a bundle */
@@ -226,6 +227,18 @@ SHAREARRAY_API uint32_t sharearray_changes_of(const sharearray_store *store, con
 /* 1 if `map` is what stands under `id` now, else 0. Two or three system calls: it looks after the
  * counter page as well. */
 SHAREARRAY_API int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
+/* Seconds since `map` was published, 0 for memory that was not. The wall clock decides, as for files. */
+SHAREARRAY_API double sharearray_age(const sharearray_map *map);
+/* For those who rebuild an entry that has grown too old, and serve it on if that fails: notes that it
+ * failed, for all processes of this user to see before they try. A hint like the counters; the next
+ * publication of the id takes it back. */
+SHAREARRAY_API void sharearray_note_failure(sharearray_store *store, const char *id);
+/* Seconds since a rebuild failed, -1 if none did: of this id, or, unless `exactly`, of one of the few
+ * that share its counter. */
+SHAREARRAY_API double sharearray_failure_age(const sharearray_store *store, const char *id, int exactly);
+/* 1 for the first one who asks in this process since its fork, 0 for all others: for what several Lua
+ * states of a process must not do twice. `what`: 0 to 3. */
+SHAREARRAY_API int sharearray_first(unsigned what);
 /* Milliseconds of CLOCK_MONOTONIC_COARSE (a few ms fine, a few ns to read). */
 SHAREARRAY_API double sharearray_clock(void);
 

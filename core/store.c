@@ -203,14 +203,15 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
   }
   if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(store, &paths))
     return sa_fail(message, SHAREARRAY_ERECURSIVE,
-                   "%s is being built by this very thread: the function that builds an id must not ask for it",
+                   "%s is being built by this very thread: the function that builds an id must not ask for it, and no "
+                   "other coroutine can wait for it here",
                    paths.entry);
   code = sa_lock_take(store, &paths, &lock, &ticket->builder, message);
   if (code == SA_LOCK_HELD) return attach_locked(store, id, &paths, lock, flags, map, build, message);
   if (code < 0) return code;
   sa_changes_look(store);
   if (code == SA_LOCK_SUSPECT) ticket->recheck = SA_LEASE_APART;
-  else if (ticket->builder.pid < 0 || ticket->builder.uid != store->uid)
+  else if (ticket->builder.pid < 0 || ticket->builder.uid != store->uid || !store->page_ino)
     ticket->recheck = SA_POLL; /* it touches no counter of ours */
   return SHAREARRAY_WAIT;
 }

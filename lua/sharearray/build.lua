@@ -6,6 +6,7 @@ local array = require "sharearray.array"
 local bundle = require "sharearray.bundle"
 local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
+local events = require "sharearray.events"
 local file = require "sharearray.file"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
@@ -16,11 +17,23 @@ local M = {}
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local map_out = ffi.new("sharearray_map *[1]")
 
-local function delete_build(build) C.sharearray_build_delete(build) end
+local held = 0
+
+local function delete_build(build)
+  held = held - 1
+  C.sharearray_build_delete(build)
+end
 
 --- Takes a `sharearray_build *` over: a coroutine that is never resumed gives the build up when the
 -- handle is collected.
-function M.own(handle) return ffi.gc(handle, delete_build) end
+function M.own(handle)
+  held = held + 1
+  events.building()
+  return ffi.gc(handle, delete_build)
+end
+
+--- How many builds this Lua state holds, those of dropped coroutines included.
+function M.held() return held end
 
 --- Gives the build up now.
 function M.give_up(handle) delete_build(ffi.gc(handle, nil)) end
@@ -101,7 +114,11 @@ local function publish(self, complete, deadline)
       local _, text, code = wait.timed_out(self.settings, self.id, ticket)
       draft.raise(text, code)
     end
-    wait.once(self.place, self.settings, self.id, ticket, seconds, round)
+    local slept, why = wait.once(self.place, self.settings, self.id, ticket, seconds, round)
+    if slept == false then
+      local _, text, code = wait.cannot_wait(self.settings, self.id, ticket, why)
+      draft.raise(text, code)
+    end
   end
 end
 
@@ -120,21 +137,23 @@ local function publish_value(self, value, deadline)
 end
 
 -- What `alloc` gave and the source did not return goes with the build, and the lock with it.
-local function finish(self)
+local function finish(self, map)
   self.over = true
+  if not map and self.failed then self.failed() end
   self.drafts:release()
   M.give_up(self.build)
 end
 
 --- Runs `source` under the build's lock and publishes the result.
 -- @param handle what `own` gave; used up by this call
+-- @tparam[opt] function failed called if nothing was published, before the lock goes
 -- @treturn[1] cdata the mapping, with a reference for the caller
 -- @return[2] nil, message or the source's own error value, code
-function M.run(place, settings, id, handle, source, deadline)
+function M.run(place, settings, id, handle, source, deadline, failed)
   local self = {
     place = place, settings = settings, id = id,
     build = handle,
-    drafts = draft.new(place, settings, id), over = false,
+    drafts = draft.new(place, settings, id), over = false, failed = failed,
   }
   local value, reason, code = run(self, source)
   if code then
@@ -142,7 +161,7 @@ function M.run(place, settings, id, handle, source, deadline)
     return nil, reason, code
   end
   local ok, map = pcall(publish_value, self, value, deadline)
-  finish(self)
+  finish(self, ok and map)
   if ok then return map end
   if draft.is_refusal(map) then return nil, map.message, map.code end
   error(map, 0)

@@ -99,6 +99,7 @@ typedef struct sharearray_info {
   uint32_t mode;
   uint64_t bytes;
   double age;
+  double failed;
   sharearray_npy array;
   char descr[256];
   uint64_t members;
@@ -121,6 +122,10 @@ int sharearray_sweep(sharearray_store *store, char *message);
 const uint32_t *sharearray_changes(const sharearray_store *store);
 uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
 int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
+double sharearray_age(const sharearray_map *map);
+void sharearray_note_failure(sharearray_store *store, const char *id);
+double sharearray_failure_age(const sharearray_store *store, const char *id, int exactly);
+int sharearray_first(unsigned what);
 double sharearray_clock(void);
 void sharearray_build_delete(sharearray_build *build);
 int sharearray_draft_new(sharearray_store *store, uint64_t bytes, sharearray_draft **draft,

@@ -17,8 +17,7 @@ local C = require("sharearray.cdefs").C
 
 local M = {}
 
-local PIECE = 64 * 2 ^ 20 -- bytes reserved, written or summed between two breaths
-local HEADER = 10240      -- room for the header of an .npy file: NumPy reads none of more than 10,000 bytes
+local HEADER = 10240 -- room for the header of an .npy file: NumPy reads none of more than 10,000 bytes
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local draft_out = ffi.new("sharearray_draft *[1]")
@@ -88,7 +87,7 @@ local function mapped_draft(self, bytes)
   local draft = new_draft(self, bytes)
   local more
   repeat
-    more = C.sharearray_draft_reserve(draft, PIECE, message)
+    more = C.sharearray_draft_reserve(draft, wait.piece(self.settings), message)
     if more < 0 then M.refuse(self.id, more, message) end
     wait.breathe(self.settings)
   until more == 0
@@ -144,16 +143,17 @@ local function draft_in_place(self, value)
 end
 
 -- What is to be written of an array: its header, the bytes of its data, and the pieces of them.
-local function content_of(value)
+local function content_of(self, value)
   local pointer, type_, shape, strides
+  local limit = wait.piece(self.settings)
   if view.is(value) then
     type_, shape = value.dtype, value.shape
   else
     pointer, type_, shape, strides = array.elements(value)
   end
   local function pieces()
-    if view.is(value) then return view.pieces(value, PIECE) end
-    local step = copy.pieces(pointer, type_.itemsize, shape, strides, PIECE)
+    if view.is(value) then return view.pieces(value, limit) end
+    local step = copy.pieces(pointer, type_.itemsize, shape, strides, limit)
     return function() return step(value) end -- which keeps the memory alive
   end
   return { header = header_of(type_, shape), bytes = size_of(shape) * type_.itemsize, pieces = pieces }
@@ -168,7 +168,7 @@ end
 function Drafts:of_array(value)
   local draft = draft_in_place(self, value)
   if draft then return draft end
-  local content = content_of(value)
+  local content = content_of(self, value)
   draft = new_draft(self, #content.header + content.bytes)
   write_content(self, draft, content)
   return draft
@@ -268,8 +268,9 @@ function Drafts:arrays(spec)
 end
 
 local function sum_bytes(self, crc, pointer, size)
-  for at = 0, size - 1, PIECE do
-    crc = C.sharearray_crc32(crc, pointer + at, math.min(PIECE, size - at))
+  local most = wait.piece(self.settings)
+  for at = 0, size - 1, most do
+    crc = C.sharearray_crc32(crc, pointer + at, math.min(most, size - at))
     wait.breathe(self.settings)
   end
   return crc
@@ -319,7 +320,7 @@ end
 local function copy_bundle(self, arrays, paths, form)
   local contents, names, sizes, taken = {}, {}, {}, {}
   for i, value in ipairs(arrays) do
-    contents[i] = content_of(value)
+    contents[i] = content_of(self, value)
     names[i], sizes[i] = member_name(paths[i], taken), #contents[i].header + contents[i].bytes
   end
   names[#names + 1], sizes[#sizes + 1] = bundle.FORM, #form

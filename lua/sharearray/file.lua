@@ -12,7 +12,7 @@ local C = require("sharearray.cdefs").C
 
 local M = {}
 
-local STEP = 16 * 2 ^ 20 -- bytes
+local STEP = 16 * 2 ^ 20 -- bytes at most, for the sake of `progress`
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local import_out = ffi.new("sharearray_import *[1]")
@@ -84,8 +84,9 @@ local function copy(import, drafts, fields)
   local code = C.sharearray_import_draft(import, drafts.place.handle, draft_out, message)
   if code < 0 then draft.refuse(drafts.id, code, message) end
   local result = drafts:adopt(draft_out[0])
+  local step = math.min(STEP, wait.piece(drafts.settings))
   repeat
-    code = C.sharearray_import_step(import, result, STEP, message)
+    code = C.sharearray_import_step(import, result, step, message)
     if code < 0 then draft.refuse(drafts.id, code, message) end
     if fields.progress then report(import, fields.progress) end
     wait.breathe(drafts.settings)

@@ -32,6 +32,11 @@ function checks.timeout(value)
   return nil, "a number of seconds (negative: wait for ever)"
 end
 
+function checks.max_age(value)
+  if type(value) == "number" and value > 0 then return value end
+  return nil, "a number of seconds more than 0"
+end
+
 function checks.verbose(value)
   if type(value) == "boolean" then return value end
   return nil, "a boolean"

@@ -8,12 +8,14 @@
 local ffi = require "ffi"
 local bundle = require "sharearray.bundle"
 local dtype = require "sharearray.dtype"
+local events = require "sharearray.events"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 local M = {}
 
 local RECHECK = 10 -- milliseconds
+local TIDY = 256   -- ids that one call of tidy asks the file system about
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local store_out = ffi.new("sharearray_store *[1]")
@@ -119,12 +121,15 @@ function Place:remember(id, map, counter)
     return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path, id,
       problem), "corrupt"
   end
+  if self.memo[id] then events.dropped() end
   self.memo[id] = { value = value, pin = pin, counter = counter, until_ = C.sharearray_clock() + RECHECK }
   return value
 end
 
 function Place:forget(id)
+  if not self.memo[id] then return end
   self.memo[id] = nil
+  events.dropped()
 end
 
 -- Its user may have closed the view: the map is gone then.
@@ -142,11 +147,24 @@ local function drop_outdated(self, total)
       if is_current(self, id, entry) then
         entry.counter = counter
       else
-        self.memo[id] = nil
+        self:forget(id)
       end
     end
   end
   self.seen = total
+end
+
+--- Whether what is in the memo still stands under the id.
+function Place:is_current(id)
+  local entry = self.memo[id]
+  return entry ~= nil and is_current(self, id, entry)
+end
+
+--- Seconds since what is in the memo was published; 0 for what is not there.
+function Place:age(id)
+  local entry = self.memo[id]
+  local map = entry and view.map(entry.pin)
+  return map and map ~= nil and C.sharearray_age(map) or 0
 end
 
 --- The value in the memo if it still is what stands under the id, else nil.
@@ -158,12 +176,38 @@ function Place:lookup(id)
   local now = C.sharearray_clock()
   if now >= entry.until_ or view.map(entry.pin) == nil then
     if not is_current(self, id, entry) then
-      self.memo[id] = nil
+      self:forget(id)
       return nil
     end
     entry.until_ = now + RECHECK
   end
   return entry.value
+end
+
+-- Lets go of what is outdated although no counter of this user's says so (`rm`, another user's
+-- refresh): some of the ids, the next ones at the next call.
+local function tidy_some(self)
+  local left = self.untidy
+  if not left or #left == 0 then
+    left = {}
+    for id in pairs(self.memo) do left[#left + 1] = id end
+    self.untidy = left
+  end
+  for _ = 1, math.min(#left, TIDY) do
+    local id = table.remove(left)
+    local entry = self.memo[id]
+    if entry and not is_current(self, id, entry) then self:forget(id) end
+  end
+end
+
+--- Lets go of old versions in all places of the Lua state, whether anybody asks for them or not. To be
+-- called now and then.
+function M.tidy()
+  for _, place in pairs(places) do
+    local total = place.changes[0]
+    if total ~= place.seen then drop_outdated(place, total) end
+    tidy_some(place)
+  end
 end
 
 --- `nil, message, code` for a negative return of the core's.

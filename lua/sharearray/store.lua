@@ -8,16 +8,15 @@
 local ffi = require "ffi"
 local build = require "sharearray.build"
 local dtype = require "sharearray.dtype"
+local events = require "sharearray.events"
+local obtain = require "sharearray.obtain"
 local options = require "sharearray.options"
 local place_ = require "sharearray.place"
-local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
 
 local M = {}
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local map_out = ffi.new("sharearray_map *[1]")
-local build_out = ffi.new("sharearray_build *[1]")
 
 local Store = {}
 Store.__index = Store
@@ -34,12 +33,14 @@ end
 
 --- A store with its own defaults.
 -- @tparam[opt] table opts see the README's list of options
+-- @tparam[opt] table base what holds where `opts` says nothing: an adapter's own defaults
 -- @treturn table a store; it opens its directory at the first call
-function M.new(opts)
-  return new(options.overlay(opts or {}, options.defaults(), 2))
+function M.new(opts, base)
+  return new(options.overlay(opts or {}, base or options.defaults(), 2))
 end
 
 local function open(self, level)
+  events.looked()
   if self.place ~= UNOPENED then return self.place end
   local place, text, code = place_.open(self.settings, level + 1)
   if not place then return nil, text, code end
@@ -71,79 +72,6 @@ local function check_source(source, level)
   error(("a source must be a function, %s; got %s"):format(build.EXPECTED, given), level + 1)
 end
 
--- Which coroutine of this Lua state builds what. Weak: a coroutine that is dropped in the middle of a
--- build must be collected, since its finalizer gives the build up.
-local builders = setmetatable({}, { __mode = "v" })
-
-local function current_coroutine()
-  local coroutine_, is_main = coroutine.running()
-  if is_main then return nil end
-  return coroutine_
-end
-
-local function run_build(self, id, handle, source, deadline, ticket)
-  local place, settings = self.place, self.settings
-  local name = place.path .. id
-  local attempt = ticket.builder.attempt
-  local said, problem = pcall(wait.say, settings, id, attempt > 1 and ("building, attempt %d"):format(attempt)
-    or "building")
-  if not said then -- the user's log_func raised: nobody shall wait for this build
-    build.give_up(handle)
-    error(problem, 0)
-  end
-  local started = C.sharearray_clock()
-  builders[name] = current_coroutine()
-  local map, reason, code = build.run(place, settings, id, handle, source, deadline)
-  builders[name] = nil
-  if not map then
-    wait.say(settings, id, "not built: " .. tostring(reason))
-    return nil, reason, code
-  end
-  local bytes = tonumber(map.length)
-  local result
-  result, reason, code = place:remember(id, map, ticket.seen)
-  if not result then return nil, reason, code end
-  local what = type(result) == "table" and "a bundle"
-    or ("%s (%s)"):format(tostring(result.dtype), table.concat(result.shape, ", ") .. (result.ndim == 1 and "," or ""))
-  wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(what, bytes,
-    (C.sharearray_clock() - started) / 1000))
-  return result
-end
-
-local function recursive(id)
-  return nil, ("sharearray: '%s': it is being built by this very coroutine: the function that builds an id must "
-    .. "not ask for it"):format(id), "recursive"
-end
-
--- The way to the array: look, build, or wait, until one of them ends it.
-local function obtain(self, id, source, flags)
-  local place, settings = self.place, self.settings
-  local ticket = ffi.new("sharearray_ticket")
-  local deadline = wait.deadline(settings)
-  local me = settings.sleep and current_coroutine()
-  local round = 0
-  if me then
-    -- Other coroutines of this thread go on while this one sleeps; it cannot wait for itself.
-    if builders[place.path .. id] == me and flags ~= C.SHAREARRAY_GET then return recursive(id) end
-    flags = flags + C.SHAREARRAY_YIELDS
-  end
-  while true do
-    local seconds = wait.remaining(deadline)
-    local last = seconds == 0
-    local step = C.sharearray_attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
-      map_out, build_out, message)
-    if step == C.SHAREARRAY_READY then return place:remember(id, map_out[0], ticket.seen) end
-    if step == C.SHAREARRAY_BUILD then
-      return run_build(self, id, build.own(build_out[0]), source, deadline, ticket)
-    end
-    if step ~= C.SHAREARRAY_WAIT then return place_.failure(id, step, message) end
-    if last then return wait.timed_out(settings, id, ticket) end
-    round = round + 1
-    if round == 1 then wait.announce(settings, id, ticket) end
-    wait.once(place, settings, id, ticket, seconds, round)
-  end
-end
-
 --- The view of `id`. If nobody has it, `source` is run, or copied, first: once for the whole machine.
 -- @tparam string id
 -- @param source a function `fn(alloc)`, or array-like data
@@ -166,8 +94,8 @@ function Store:cache(id, source, opts)
   local place, text, code = open(self, 2)
   if not place then return nil, text, code end
   local known = place:lookup(id)
-  if known then return known end
-  return obtain(self, id, source, 0)
+  if known then return obtain.renewed(self, id, source, known) end
+  return obtain.obtain(self, id, source, 0)
 end
 
 --- The view of `id`, or `nil, message, "absent"`. Never builds, and waits for no builder.
@@ -187,7 +115,7 @@ function Store:get(id, opts)
   if not place then return nil, text, code end
   local known = place:lookup(id)
   if known then return known end
-  return obtain(self, id, nil, C.SHAREARRAY_GET)
+  return obtain.obtain(self, id, nil, C.SHAREARRAY_GET)
 end
 
 --- Builds `id` anew and replaces it in one step. Views that were handed out before stay valid.
@@ -198,7 +126,7 @@ function Store:refresh(id, source, opts)
   check_source(source, 2)
   local place, text, code = open(self, 2)
   if not place then return nil, text, code end
-  return obtain(self, id, source, C.SHAREARRAY_REFRESH)
+  return obtain.obtain(self, id, source, C.SHAREARRAY_REFRESH)
 end
 
 --- A function that makes functions: `decorator(id, opts)(fn)` returns one that returns
@@ -277,6 +205,7 @@ local function describe(self, id, info)
     mode = ("%04o"):format(info.mode),
     bytes = tonumber(info.bytes),
     age = info.age >= 0 and info.age or nil,
+    failed = info.failed >= 0 and info.failed or nil,
     builder = builder_of(info.builder),
     reason = info.reason[0] ~= 0 and ffi.string(info.reason) or nil,
   }
@@ -300,8 +229,9 @@ local function stat(self, id)
 end
 
 --- What stands under the id.
--- @treturn[1] table `id path state kind dtype shape nbytes members bytes age owner mode builder reason`;
---   state is one of ready, building, partial, untrusted, corrupt, unsupported; age in seconds
+-- @treturn[1] table `id path state kind dtype shape nbytes members bytes age failed owner mode builder reason`;
+--   state is one of ready, building, partial, untrusted, corrupt, unsupported; age, and failed (when a
+--   rebuild for `max_age` did), in seconds before now
 -- @return[2] nil, message, code
 function Store:stat(id, opts)
   self = with(self, opts, 2)

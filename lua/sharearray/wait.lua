@@ -6,7 +6,8 @@ local C = require("sharearray.cdefs").C
 
 local M = {}
 
-local FIRST, LONGEST = 0.001, 0.02 -- seconds between two looks with an injected sleep
+local FIRST, LONGEST = 0.001, 0.02 -- seconds of an injected sleep
+local PIECE, YIELDING_PIECE = 64 * 2 ^ 20, 4 * 2 ^ 20 -- bytes; 4 MiB take an event loop 2 ms
 
 --- The moment at which the settings' timeout is over, in ms of `sharearray_clock`; nil for never.
 function M.deadline(settings)
@@ -21,18 +22,29 @@ function M.remaining(deadline)
   return math.max(0, (deadline - C.sharearray_clock()) / 1000)
 end
 
+-- Short sleeps until the counter moves: a look at the file system is for the recheck only.
+local function sleep_on(place, sleep, id, ticket, seconds, round)
+  local stop = C.sharearray_clock() + math.min(ticket.recheck, seconds * 1000)
+  local pause = round == 1 and FIRST or LONGEST
+  repeat
+    local slept, why = sleep(math.min(pause, seconds))
+    if slept == false then return false, why end
+    pause = math.min(pause * 2, LONGEST)
+  until C.sharearray_changes_of(place.handle, id) ~= ticket.seen or C.sharearray_clock() >= stop
+end
+
 --- Waits once, for the id to change or for the next look. To be called again and again.
 -- @param ticket as `sharearray_attach` filled it
 -- @tparam number seconds at most
 -- @tparam number round 1 at the first wait
+-- @return false and why, where the injected sleep cannot
 function M.once(place, settings, id, ticket, seconds, round)
-  if settings.sleep then
-    local pause = math.min(FIRST * 2 ^ math.min(round - 1, 10), LONGEST, seconds)
-    settings.sleep(pause)
-  else
-    C.sharearray_wait(place.handle, id, ticket, seconds)
-  end
+  if settings.sleep then return sleep_on(place, settings.sleep, id, ticket, seconds, round) end
+  C.sharearray_wait(place.handle, id, ticket, seconds)
 end
+
+--- Bytes to reserve, copy or sum between two breaths.
+function M.piece(settings) return settings.sleep and YIELDING_PIECE or PIECE end
 
 --- Lets an event loop run between two pieces of a long operation.
 function M.breathe(settings)
@@ -65,6 +77,15 @@ function M.say(settings, id, text)
   log(("sharearray: '%s': %s"):format(id, text))
 end
 
+--- Says what went wrong although the caller got what he asked for: to a `log_func` always.
+function M.warn(settings, id, text)
+  if settings.log_func then
+    settings.log_func(("sharearray: '%s': %s"):format(id, text), "warn")
+  else
+    M.say(settings, id, text)
+  end
+end
+
 function M.announce(settings, id, ticket)
   if settings.verbose then M.say(settings, id, in_words(settings, ticket.builder)) end
 end
@@ -73,6 +94,12 @@ end
 function M.timed_out(settings, id, ticket)
   return nil, ("sharearray: '%s': timed out after %g s: %s; wait longer (option timeout), or end that "
     .. "process if it hangs"):format(id, settings.timeout, in_words(settings, ticket.builder)), "timeout"
+end
+
+--- The same where the injected sleep said that it cannot wait, and why.
+function M.cannot_wait(settings, id, ticket, why)
+  return nil, ("sharearray: '%s': %s, and nobody can wait for it here: %s"):format(id,
+    in_words(settings, ticket.builder):gsub("; waiting.*", ""), tostring(why)), "timeout"
 end
 
 -- Ctrl-C works through a debug hook, which compiled code never looks at.

@@ -1,0 +1,173 @@
+--- The way to an array: look, build, or wait for another builder; and rebuild what has grown too old.
+--
+--     cache, get ----> attach --READY--> older than max_age? --yes--> renew: whatever goes wrong there,
+--                       |  ^ \                                        the old version serves on
+--                       |  |  BUILD ---> run the source, publish
+--                       WAIT
+-- @module sharearray.obtain
+
+local ffi = require "ffi"
+local build = require "sharearray.build"
+local place_ = require "sharearray.place"
+local wait = require "sharearray.wait"
+local C = require("sharearray.cdefs").C
+
+local M = {}
+
+-- Seconds between two tries to rebuild what has grown too old.
+local RETRY_MIN, RETRY_MAX = 1, 10
+
+local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local map_out = ffi.new("sharearray_map *[1]")
+local build_out = ffi.new("sharearray_build *[1]")
+
+-- Which coroutine of this Lua state builds what: { coroutine = ... }, kept by that coroutine's stack
+-- alone. One that is dropped in the middle of a build must be collected, since the finalizer of the
+-- build gives it up.
+local builders = setmetatable({}, { __mode = "v" })
+
+local function current_coroutine()
+  local coroutine_, is_main = coroutine.running()
+  if is_main then return nil end
+  return coroutine_
+end
+
+local function describe(value)
+  if type(value) == "table" then return "a bundle" end
+  return ("%s (%s)"):format(tostring(value.dtype), table.concat(value.shape, ", ") .. (value.ndim == 1 and "," or ""))
+end
+
+-- `failed` is called, still under the lock, if nothing was published.
+local function run_build(self, id, handle, source, deadline, ticket, failed)
+  local place, settings = self.place, self.settings
+  local name = place.path .. id
+  local attempt = ticket.builder.attempt
+  local said, problem = pcall(wait.say, settings, id, attempt > 1 and ("building, attempt %d"):format(attempt)
+    or "building")
+  if not said then -- the user's log_func raised: nobody shall wait for this build
+    build.give_up(handle)
+    error(problem, 0)
+  end
+  local started = C.sharearray_clock()
+  local builder = { coroutine = current_coroutine() }
+  builders[name] = builder
+  local map, reason, code = build.run(place, settings, id, handle, source, deadline, failed)
+  if builders[name] == builder then builders[name] = nil end
+  if not map then
+    wait.say(settings, id, "not built: " .. tostring(reason))
+    return nil, reason, code
+  end
+  local bytes = tonumber(map.length)
+  local result
+  result, reason, code = place:remember(id, map, ticket.seen)
+  if not result then return nil, reason, code end
+  wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(describe(result), bytes,
+    (C.sharearray_clock() - started) / 1000))
+  return result
+end
+
+-- Whether this very coroutine is building the id, and asks for it from within. Event loops use a
+-- coroutine again for another request when the first one was aborted, so its stack has the last word.
+local function is_recursive(name, me)
+  local builder = builders[name]
+  if not builder or builder.coroutine ~= me then return false end
+  local level = 2
+  repeat
+    local frame = debug.getinfo(level, "f")
+    if frame and frame.func == run_build then return true end
+    level = level + 1
+  until not frame
+  return false
+end
+
+local function recursive(id)
+  return nil, ("sharearray: '%s': it is being built by this very coroutine: the function that builds an id must "
+    .. "not ask for it"):format(id), "recursive"
+end
+
+--- The value of `id`, whatever it takes.
+-- @param self the store; its place is open
+-- @param source nil for `get`
+-- @tparam number flags 0, SHAREARRAY_GET or SHAREARRAY_REFRESH
+-- @return[1] a view, or the table of a bundle
+-- @return[2] nil, message, code
+function M.obtain(self, id, source, flags)
+  local place, settings = self.place, self.settings
+  local ticket = ffi.new("sharearray_ticket")
+  local deadline = wait.deadline(settings)
+  local me = settings.sleep and current_coroutine()
+  local round = 0
+  if me then
+    -- Other coroutines of this thread go on while this one sleeps; it cannot wait for itself.
+    if flags ~= C.SHAREARRAY_GET and is_recursive(place.path .. id, me) then return recursive(id) end
+    flags = flags + C.SHAREARRAY_YIELDS
+  end
+  while true do
+    local seconds = wait.remaining(deadline)
+    local last = seconds == 0
+    local step = C.sharearray_attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
+      map_out, build_out, message)
+    if step == C.SHAREARRAY_READY then
+      local value, text, code = place:remember(id, map_out[0], ticket.seen)
+      if value == nil then return nil, text, code end
+      return M.renewed(self, id, source, value)
+    end
+    if step == C.SHAREARRAY_BUILD then
+      return run_build(self, id, build.own(build_out[0]), source, deadline, ticket)
+    end
+    if step ~= C.SHAREARRAY_WAIT then return place_.failure(id, step, message) end
+    if last then return wait.timed_out(settings, id, ticket) end
+    round = round + 1
+    if round == 1 then wait.announce(settings, id, ticket) end
+    local slept, why = wait.once(place, settings, id, ticket, seconds, round)
+    if slept == false then return wait.cannot_wait(settings, id, ticket, why) end
+  end
+end
+
+local function retry_pause(max_age) return math.max(RETRY_MIN, math.min(max_age, RETRY_MAX)) end
+
+-- Rebuilds under the lock. Whoever comes next sees the failure before the lock goes.
+local function rebuild(self, id, source, handle, ticket, age)
+  local handle_of_store = self.place.handle
+  local value, reason = run_build(self, id, handle, source, wait.deadline(self.settings), ticket, function()
+    C.sharearray_note_failure(handle_of_store, id)
+  end)
+  if value == nil then
+    wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on, next try in %g s"):format(
+      tostring(reason), age, retry_pause(self.settings.max_age)))
+  end
+  return value
+end
+
+--- `value`, or, if it is older than the store's `max_age`, a new one: exactly one process rebuilds it,
+-- and all others, and all if that fails, go on with what is there.
+-- @param source what to build from; nil: never build
+-- @param value what is in the memo under the id
+function M.renewed(self, id, source, value)
+  local max_age, place = self.settings.max_age, self.place
+  if not max_age or source == nil then return value end
+  local age = place:age(id)
+  if age <= max_age then return value end
+  local failed = C.sharearray_failure_age(place.handle, id, 0)
+  if failed >= 0 and failed < retry_pause(max_age) then return value end
+  local ticket, flags = ffi.new("sharearray_ticket"), C.SHAREARRAY_REFRESH
+  if self.settings.sleep and current_coroutine() then flags = flags + C.SHAREARRAY_YIELDS end
+  local step = C.sharearray_attach(place.handle, id, flags, ticket, map_out, build_out, message)
+  if step < 0 and step ~= C.SHAREARRAY_ERECURSIVE then
+    C.sharearray_note_failure(place.handle, id)
+    wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on"):format(ffi.string(message), age))
+  end
+  if step ~= C.SHAREARRAY_BUILD then return value end
+  local handle = build.own(build_out[0])
+  -- Somebody may have rebuilt it between the look at its age and the lock.
+  if not place:is_current(id) then
+    build.give_up(handle)
+    place:forget(id)
+    return M.obtain(self, id, source, 0)
+  end
+  local renewed = rebuild(self, id, source, handle, ticket, age)
+  if renewed == nil then return value end
+  return renewed
+end
+
+return M
