@@ -56,6 +56,7 @@ build = {
     ["sharearray.cli.progress"] = "lua/sharearray/cli/progress.lua",
     ["sharearray.cli.system"] = "lua/sharearray/cli/system.lua",
     ["sharearray.cli.text"] = "lua/sharearray/cli/text.lua",
+    ["sharearray.clock"] = "lua/sharearray/clock.lua",
     ["sharearray.convert"] = "lua/sharearray/convert.lua",
     ["sharearray.copy"] = "lua/sharearray/copy.lua",
     ["sharearray.ctypes"] = "lua/sharearray/ctypes.lua",

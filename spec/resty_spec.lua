@@ -194,4 +194,376 @@ describe("sharearray.resty", function()
     assert.equal("8", (server:get("/y")))
     assert.same({ "sharearray_x.npy", "sharearray_y.npy" }, machine.names(directory))
   end)
+
+  -- Phases --------------------------------------------------------------------------------------------
+
+  it("phases that cannot wait have what is there, build what nobody builds, and else say so", function()
+    local ask = [[
+      local x, err, code = require "sharearray.resty".cache("%s", function()
+        return require "sharearray.resty".array({9})
+      end)
+      ngx.log(ngx.NOTICE, ngx.get_phase(), " of %s: ", x and x(0) or code .. ": " .. err)
+    ]]
+    local function in_phases(id)
+      local code = ask:format(id, id)
+      return ("header_filter_by_lua_block { %s }\nbody_filter_by_lua_block { %s }\nlog_by_lua_block { %s }\n"):format(
+        code, code, code)
+    end
+    local function quick(id)
+      return ("location /%s {\n set_by_lua_block $y { %s return 1 }\n"):format(id, ask:format(id, id))
+        .. ("content_by_lua_block { ngx.print('content') }\n%s }\n"):format(in_phases(id))
+    end
+    start { workers = 1, server = quick "free" .. quick "busy" .. location("/build", [[
+      sharearray.cache("busy", function()
+        ngx.log(ngx.NOTICE, "it builds")
+        while not counts:get "go" do ngx.sleep(0.01) end
+        return sharearray.array({8})
+      end)
+    ]]) .. location("/go", [[counts:set("go", true)]]) }
+    assert.equal("content", (server:get "/free"))
+    for _, phase in ipairs { "set", "header_filter", "body_filter", "log" } do
+      server:expect_log(phase .. " of free: 9")
+    end
+    -- Another worker's build, that is, another process's, and then one of this very worker's.
+    local builder = machine.worker([[
+      sharearray.cache("busy", function()
+        say "building"
+        hear()
+        return sharearray.array({8})
+      end)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    builder:expect "building"
+    assert.equal("content", (server:get "/busy"))
+    for _, phase in ipairs { "set", "header_filter", "body_filter", "log" } do
+      server:expect_log(phase .. " of busy: timeout: sharearray: 'busy': process %d+ .- nobody can wait for it here: "
+        .. "the phase " .. phase .. " cannot wait; ask in rewrite")
+    end
+    builder:tell()
+    builder:finish()
+    assert(store:free "busy")
+    local client = server:client("send", "1", "/build")
+    server:expect_log "it builds"
+    assert.equal("content", (server:get "/busy"))
+    for _, phase in ipairs { "set", "header_filter", "body_filter", "log" } do
+      server:expect_log(phase .. " of busy: recursive: .- no other coroutine can wait for it here")
+    end
+    server:get "/go"
+    server.answers(client)
+    assert.equal("content", (server:get "/busy"))
+    server:expect_log "log of busy: 8"
+  end)
+
+  it("init_worker waits, since nothing else can run in that worker yet", function()
+    local builder = machine.worker([[
+      sharearray.cache("x", function()
+        say "building"
+        hear()
+        return sharearray.array({3})
+      end)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    builder:expect "building"
+    start { workers = 2, http = [[
+      init_worker_by_lua_block {
+        ngx.log(ngx.NOTICE, "asking")
+        x = assert(require "sharearray.resty".cache("x", error))
+      }
+    ]], server = location("/x", "ngx.print(x(0))") }
+    server:expect_log("asking", 2)
+    local client = server:client("send", "4", "/x")
+    client:expect "sent"
+    builder:tell()
+    builder:finish()
+    assert.same({ ["3"] = 4 }, bodies(server.answers(client)))
+  end)
+
+  it("a call that cannot yield, in a phase that could, says so", function()
+    start { workers = 1, server = location("/x", [[
+      local said
+      table.sort({1, 2}, function(a, b)
+        local x, err, code = sharearray.cache("x", error)
+        said = code .. ": " .. err
+        return a < b
+      end)
+      ngx.print(said)
+    ]]) }
+    local builder = machine.worker([[sharearray.cache("x", function() say "building" hear() end)]], {},
+      { SHAREARRAY_SHM_PATH = directory })
+    builder:expect "building"
+    local said = server:get "/x"
+    assert.truthy(said:find("^timeout: .-nobody can wait for it here: .-call it from the request's own code"), said)
+    builder:tell()
+    builder:wait()
+  end)
+
+  -- Refresh -------------------------------------------------------------------------------------------
+
+  local BYTES = 200 * 2 ^ 20
+
+  -- Memory of all workers together, shared pages counted once, and what is in use under the directory: bytes.
+  -- Each worker first reads every page of the current version, so that two measurements compare.
+  local function memory(version)
+    local read = {}
+    nginx.eventually(function()
+      for _, answer in ipairs(server:send("16", "/read")) do
+        local pid, seen = answer.body:match "(%d+) (%d+)"
+        if seen == tostring(version) then read[pid] = true end
+      end
+      for _, pid in ipairs(server:workers()) do
+        if not read[tostring(pid)] then return false end
+      end
+      return true
+    end, "all workers to read version " .. version)
+    local sum = 0
+    for _, pid in ipairs(server:workers()) do
+      local rollup = assert(io.open("/proc/" .. pid .. "/smaps_rollup")):read "*a"
+      sum = sum + tonumber(rollup:match "\nPss:%s+(%d+)") * 1024
+    end
+    return sum, tonumber((machine.shell("du -sb " .. directory):match "%d+"))
+  end
+
+  it("10 refreshes of a bundle of 200 MB under load: no failure, no mixed version, and the memory goes back", function()
+    start { workers = 4, http = [[
+      init_worker_by_lua_block {
+        if ngx.worker.id() == 0 then
+          local sharearray = require "sharearray.resty"
+          local counts = ngx.shared.counts
+          function make(version)
+            return function(alloc)
+              local model = alloc{ a = {"float32", 25 * 2 ^ 20}, b = {"float32", 25 * 2 ^ 20} }
+              for i = 0, model.a.size - 1, 2 ^ 18 do
+                for j = i, i + 2 ^ 18 - 1 do model.a.data[j], model.b.data[j] = version, version end
+                ngx.sleep(0)
+              end
+              model.version = version
+              return model
+            end
+          end
+          local function refresh()
+            local wanted = counts:get "wanted" or 0
+            if wanted > (counts:get "made" or 0) then
+              assert(sharearray.refresh("model", make(wanted)))
+              counts:set("made", wanted)
+            end
+            ngx.timer.at(0.01, refresh)
+          end
+          ngx.timer.at(0, refresh)
+        end
+      }
+    ]], server = PING .. location("/predict", [[
+      local model = assert(sharearray.get "model")
+      local first = model.version
+      local place = math.random(0, model.a.size - 1)
+      local a, b = model.a(place), model.b(model.b.size - 1 - place)
+      ngx.sleep(0.005) -- in flight while it may be replaced
+      if a ~= first or b ~= first or model.a(place) ~= first then
+        ngx.status = 500
+        ngx.print("mixed: ", first, " ", a, " ", b, " ", model.a(place))
+      else
+        ngx.print(first)
+      end
+    ]]) .. location("/read", [[
+      local model = assert(sharearray.get "model")
+      local sum = 0
+      for _, name in ipairs{"a", "b"} do
+        for i = 0, model[name].size - 1, 1024 do sum = sum + model[name](i) end
+      end
+      ngx.print(ngx.worker.pid(), " ", sum / model.a.size * 512)
+    ]]) .. location("/wanted", [[counts:set("wanted", tonumber(ngx.var.arg_n))]])
+      .. location("/made", [[ngx.print(counts:get "made")]]) }
+    local function refresh(n)
+      server:get("/wanted?n=" .. n)
+      nginx.eventually(function() return server:get "/made" == tostring(n) end, "version " .. n)
+    end
+    refresh(1)
+    local start_pss, start_shm = memory(1)
+    local pinger = server:client("ping", "32", "/predict")
+    pinger:expect "answered"
+    for version = 2, 11 do refresh(version) end
+    local report = server.report(pinger)
+    assert.same({}, report.failed)
+    assert.is_true((report.bodies["11"] or 0) + (report.bodies["10"] or 0) > 0)
+    -- Nobody asks any more: what goes now goes by the workers' timers.
+    local pss, shm
+    local ok = pcall(nginx.eventually, function()
+      pss, shm = memory(11)
+      return pss < 1.1 * start_pss
+    end, "the memory")
+    assert.is_true(ok, ("%.0f MB at the start, %.0f MB at the end"):format(start_pss / 1e6, pss / 1e6))
+    assert.is_true(shm < 1.1 * start_shm and shm > BYTES)
+    assert.same({ "sharearray_model.npy" }, machine.names(directory))
+    for _, pid in ipairs(server:workers()) do
+      local maps = assert(io.open("/proc/" .. pid .. "/maps")):read "*a"
+      assert.is_nil(maps:match "[^\n]*sharearray_model[^\n]*deleted")
+    end
+  end)
+
+  -- Whether a worker still has a mapping of a file that has lost its name.
+  local function holds_old_version()
+    for _, pid in ipairs(server:workers()) do
+      local maps = assert(io.open("/proc/" .. pid .. "/maps")):read "*a"
+      if maps:find "sharearray_x[^\n]*%(deleted%)" then return true end
+    end
+    return false
+  end
+
+  it("workers let go of an old version although nobody asks them for anything", function()
+    assert(store:cache("x", sharearray.array { 1 }))
+    start { workers = 2, http = [[
+      init_by_lua_block { x = nil; assert(require "sharearray.resty".cache("x", error)) }
+      init_worker_by_lua_block { require "sharearray.resty".watch() }
+    ]], server = location("/x", [[ngx.print(assert(sharearray.get "x")(0))]]) }
+    assert(store:refresh("x", sharearray.array { 2 }))
+    assert.is_true(holds_old_version())
+    nginx.eventually(function() return not holds_old_version() end, "the workers to let go")
+    assert.equal("2", (server:get "/x"))
+    -- A removal that touches no counter, either.
+    assert(os.remove(directory .. "/sharearray_x.npy"))
+    assert.is_true(holds_old_version())
+    nginx.eventually(function() return not holds_old_version() end, "the workers to let go")
+  end)
+
+  it("past max_age one request of all workers rebuilds, yielding, and the others have the old one at once", function()
+    start { workers = 4, server = location("/x", [[
+      local x = assert(sharearray.cache("x", function()
+        local version = count "builds"
+        if version > 1 then
+          ngx.log(ngx.NOTICE, "it rebuilds")
+          while not counts:get "go" do ngx.sleep(0.01) end
+        end
+        return sharearray.array({version})
+      end, {max_age = 0.5}))
+      ngx.print(x(0))
+    ]]) .. location("/go", [[counts:set("go", true)]]) .. location("/builds", [[ngx.print(counts:get "builds")]]) }
+    assert.equal("1", (server:get "/x"))
+    repeat until assert(store:stat "x").age > 0.5
+    local client = server:client("send", "100", "/x")
+    server:expect_log "it rebuilds"
+    assert.same({ ["1"] = 50 }, bodies(server:send("50", "/x")))
+    server:get "/go"
+    local answers = bodies(server.answers(client))
+    assert.is_true(answers["2"] >= 1 and answers["1"] + answers["2"] == 100, require("cjson").encode(answers))
+    assert.equal("2", (server:get "/builds"))
+  end)
+
+  it("a rebuild that fails is logged as an error, once in a while, and the old one serves", function()
+    start { workers = 2, server = location("/x", [[
+      local x = assert(sharearray.cache("x", function()
+        if count "builds" > 1 then error "the database is away" end
+        return sharearray.array({1})
+      end, {max_age = 0.1}))
+      ngx.print(x(0))
+    ]]) .. location("/builds", [[ngx.print(counts:get "builds")]]) }
+    assert.equal("1", (server:get "/x"))
+    repeat until assert(store:stat "x").age > 0.1
+    local from = machine.now()
+    for _ = 1, 10 do assert.same({ ["1"] = 40 }, bodies(server:send("40", "/x"))) end
+    local tries = tonumber((server:get "/builds")) - 1
+    assert.is_true(tries >= 1 and tries <= 1 + (machine.now() - from), tries .. " tries")
+    server:expect_log "%[error%].-sharearray: 'x': not rebuilt: .-the database is away; the one of %d+ s ago serves on"
+    assert.truthy(store:stat("x").failed)
+  end)
+
+  -- Before the fork -----------------------------------------------------------------------------------
+
+  local as_root = machine.is_root and it or pending
+  local USER = "www-data"
+  local uid = tonumber((machine.shell("id -u " .. USER):match "%d+"))
+
+  local LOAD = [[
+    init_by_lua_block {
+      sharearray = require "sharearray.resty"
+      assert(sharearray.cache("x", function() return sharearray.array({1, 2, 3}) end, %s))
+    }
+  ]]
+  local REFRESH = location("/refresh", [[
+    local x, err, code = sharearray.refresh("x", function() return sharearray.array({4, 5, 6}) end%s)
+    ngx.print(x and x(0) or code .. ": " .. err)
+  ]])
+
+  as_root("loaded by root before the fork: the workers' user reads it, and may not replace it", function()
+    machine.shell("chmod 1777 " .. directory)
+    start { workers = 2, user = USER, http = LOAD:format "{}", server = REFRESH:format ""
+      .. location("/x", [[ngx.print(assert(sharearray.get "x")(2))]]) }
+    assert.same({ ["3"] = 10 }, bodies(server:send("10", "/x")))
+    local said = server:get "/refresh"
+    assert.truthy(said:find "^denied: sharearray: 'x': cannot", said)
+    assert.equal(0, store:stat("x").owner)
+  end)
+
+  as_root("with the option owner it is the workers' own: they refresh it, and see it", function()
+    machine.shell("chmod 1777 " .. directory)
+    local options = ("{ owner = %d }"):format(uid)
+    start { workers = 2, user = USER, http = LOAD:format(options), server = REFRESH:format(", " .. options)
+      .. location("/x", ([[ngx.print(assert(sharearray.get("x", %s))(0))]]):format(options)) }
+    assert.same({ ["1"] = 10 }, bodies(server:send("10", "/x")))
+    assert.equal("4", (server:get "/refresh"))
+    assert.same({ ["4"] = 10 }, bodies(server:send("10", "/x")))
+    assert.equal(uid, store:stat("x").owner)
+  end)
+
+  as_root("a directory of the workers' user, mode 0700, is a home for all of it", function()
+    machine.shell(("chown %s %s && chmod 0700 %s"):format(USER, directory, directory))
+    local options = ("{ owner = %d }"):format(uid)
+    start { workers = 2, user = USER, http = LOAD:format(options), server = REFRESH:format(", " .. options)
+      .. location("/x", ([[ngx.print(assert(sharearray.get("x", %s))(0))]]):format(options)) }
+    assert.equal("1", (server:get "/x"))
+    assert.equal("4", (server:get "/refresh"))
+    assert.same({ ["4"] = 10 }, bodies(server:send("10", "/x")))
+  end)
+
+  -- What a hit costs ----------------------------------------------------------------------------------
+
+  it("a hit costs hardly more than lua-resty-lrucache's, and nothing beside ngx.shared.DICT's of 4 MB", function()
+    start { workers = 1, http = "lua_shared_dict big 64m;", server = location("/cost", [[
+      local lru = assert(require "resty.lrucache".new(100))
+      local big = ngx.shared.big
+      local names = {}
+      for i = 1, 64 do
+        names[i] = "id" .. i
+        assert(sharearray.cache(names[i], sharearray.array({i})))
+        lru:set(names[i], {i})
+      end
+      local bytes = 4 * 2 ^ 20
+      assert(big:set("four", ("x"):rep(bytes)))
+      assert(sharearray.cache("four", function(alloc) return alloc("uint8", bytes) end))
+
+      -- Seconds of one call, the best of several runs.
+      local function cost(times, call)
+        local best = math.huge
+        for run = 1, 9 do
+          ngx.update_time()
+          local from = ngx.now()
+          local clock = os.clock()
+          call(times)
+          best = math.min(best, os.clock() - clock)
+        end
+        return best / times
+      end
+      local ours = cost(2000000, function(times)
+        local sum = 0
+        for i = 1, times do
+          if not sharearray.cache(names[i % 64 + 1], error) then sum = sum + 1 end
+        end
+        assert(sum == 0)
+      end)
+      local theirs = cost(2000000, function(times)
+        local sum = 0
+        for i = 1, times do
+          if not lru:get(names[i % 64 + 1]) then sum = sum + 1 end
+        end
+        assert(sum == 0)
+      end)
+      local our_big = cost(200000, function(times)
+        for i = 1, times do assert(sharearray.cache("four", error)) end
+      end)
+      local dict = cost(20, function(times)
+        for i = 1, times do assert(#big:get "four" == bytes) end
+      end)
+      ngx.print(ours / theirs, " ", our_big / dict, " ", ours * 1e9, " ", theirs * 1e9, " ", dict * 1e6)
+    ]]) }
+    local said = server:get "/cost"
+    local to_lrucache, to_dict = said:match "^(%S+) (%S+)"
+    assert.is_true(tonumber(to_lrucache) < 1.5, said)
+    assert.is_true(tonumber(to_dict) < 1 / 1000, said)
+  end)
 end)

@@ -7,6 +7,7 @@
 
 local ffi = require "ffi"
 local bundle = require "sharearray.bundle"
+local clock = require "sharearray.clock"
 local dtype = require "sharearray.dtype"
 local events = require "sharearray.events"
 local view = require "sharearray.view"
@@ -122,7 +123,7 @@ function Place:remember(id, map, counter)
       problem), "corrupt"
   end
   if self.memo[id] then events.dropped() end
-  self.memo[id] = { value = value, pin = pin, counter = counter, until_ = C.sharearray_clock() + RECHECK }
+  self.memo[id] = { value = value, pin = pin, counter = counter, until_ = clock.now() + RECHECK }
   return value
 end
 
@@ -173,7 +174,7 @@ function Place:lookup(id)
   if total ~= self.seen then drop_outdated(self, total) end
   local entry = self.memo[id]
   if not entry then return nil end
-  local now = C.sharearray_clock()
+  local now = clock.now()
   if now >= entry.until_ or view.map(entry.pin) == nil then
     if not is_current(self, id, entry) then
       self:forget(id)

@@ -10,6 +10,7 @@
 
 local ffi = require "ffi"
 local build = require "sharearray.build"
+local clock = require "sharearray.clock"
 local events = require "sharearray.events"
 local facade = require "sharearray.facade"
 local options = require "sharearray.options"
@@ -18,6 +19,14 @@ local C = require("sharearray.cdefs").C
 
 local ngx = ngx
 local get_phase, timer_at = ngx.get_phase, ngx.timer.at
+
+-- Time ----------------------------------------------------------------------------------------------
+
+-- nginx's own cached time (src/core/ngx_times.h), the one that ngx.now() has, as a plain load.
+if not pcall(function() return ffi.C.ngx_current_msec end) then ffi.cdef "extern volatile intptr_t ngx_current_msec;" end
+if pcall(function() return ffi.C.ngx_current_msec end) then
+  function clock.now() return tonumber(ffi.C.ngx_current_msec) end
+end
 
 -- Sleeping ------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
 
 local ffi = require "ffi"
 local build = require "sharearray.build"
+local clock = require "sharearray.clock"
 local dtype = require "sharearray.dtype"
 local events = require "sharearray.events"
 local obtain = require "sharearray.obtain"
@@ -72,6 +73,33 @@ local function check_source(source, level)
   error(("a source must be a function, %s; got %s"):format(build.EXPECTED, given), level + 1)
 end
 
+-- What is no hit. Called in tail position: level 2 is the user's line.
+local function cache_slowly(self, id, source, opts)
+  self = with(self, opts, 2)
+  check_id(self, id, 2)
+  check_source(source, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  local known = place:lookup(id)
+  if known then return obtain.renewed(self, id, source, known) end
+  return obtain.obtain(self, id, source, 0)
+end
+
+local function get_slowly(self, id, opts)
+  self = with(self, opts, 2)
+  check_id(self, id, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  local known = place:lookup(id)
+  if known then return known end
+  return obtain.obtain(self, id, nil, C.SHAREARRAY_GET)
+end
+
+-- A user's loop that is compiled in the moment of a look at the file system would have that look in its
+-- trace, and the hit, four times slower, beside it.
+jit.off(cache_slowly)
+jit.off(get_slowly)
+
 --- The view of `id`. If nobody has it, `source` is run, or copied, first: once for the whole machine.
 -- @tparam string id
 -- @param source a function `fn(alloc)`, or array-like data
@@ -82,20 +110,12 @@ function Store:cache(id, source, opts)
   if opts == nil then
     local place = self.place
     local entry = place.memo[id]
-    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_
+    if entry ~= nil and place.changes[0] == place.seen and clock.now() < entry.until_
       and entry.pin.map ~= nil then -- not closed
       return entry.value
     end
-  else
-    self = with(self, opts, 2)
   end
-  check_id(self, id, 2)
-  check_source(source, 2)
-  local place, text, code = open(self, 2)
-  if not place then return nil, text, code end
-  local known = place:lookup(id)
-  if known then return obtain.renewed(self, id, source, known) end
-  return obtain.obtain(self, id, source, 0)
+  return cache_slowly(self, id, source, opts)
 end
 
 --- The view of `id`, or `nil, message, "absent"`. Never builds, and waits for no builder.
@@ -103,19 +123,12 @@ function Store:get(id, opts)
   if opts == nil then
     local place = self.place
     local entry = place.memo[id]
-    if entry ~= nil and place.changes[0] == place.seen and C.sharearray_clock() < entry.until_
+    if entry ~= nil and place.changes[0] == place.seen and clock.now() < entry.until_
       and entry.pin.map ~= nil then -- not closed
       return entry.value
     end
-  else
-    self = with(self, opts, 2)
   end
-  check_id(self, id, 2)
-  local place, text, code = open(self, 2)
-  if not place then return nil, text, code end
-  local known = place:lookup(id)
-  if known then return known end
-  return obtain.obtain(self, id, nil, C.SHAREARRAY_GET)
+  return get_slowly(self, id, opts)
 end
 
 --- Builds `id` anew and replaces it in one step. Views that were handed out before stay valid.

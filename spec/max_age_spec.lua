@@ -1,0 +1,165 @@
+-- The option max_age: one process rebuilds what is too old, all others are served the old one at once.
+local machine = require "support.machine"
+local sharearray = require "sharearray"
+
+describe("max_age", function()
+  local directory, env, store
+
+  before_each(function()
+    directory = machine.directory()
+    env = { SHAREARRAY_SHM_PATH = directory }
+    store = sharearray.new { shm_path = directory }
+  end)
+
+  after_each(function() machine.remove(directory) end)
+
+  local function wait_for_age(seconds)
+    repeat until assert(store:stat "x").age > seconds
+  end
+
+  local function number(n)
+    return function() return sharearray.array({ n }) end
+  end
+
+  it("leaves a young entry alone", function()
+    local aging = sharearray.new { shm_path = directory, max_age = 3600 }
+    assert.equal(1, assert(aging:cache("x", number(1)))(0))
+    assert.equal(1, assert(aging:cache("x", number(2)))(0))
+    machine.worker([[say(assert(sharearray.cache("x", error, {max_age = 3600}))(0))]], {}, env):expect("1")
+  end)
+
+  it("past it one process of many rebuilds; all others have the old one at once", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local rebuilder = machine.worker([[
+      say(assert(sharearray.cache("x", function()
+        say "rebuilding"
+        hear()
+        return sharearray.array({2})
+      end, {max_age = 0.05}))(0))
+    ]], {}, env)
+    rebuilder:expect("rebuilding")
+    for _ = 1, 8 do
+      machine.worker([[say(assert(sharearray.cache("x", error, {max_age = 0.05}))(0))]], {}, env):expect("1")
+    end
+    rebuilder:tell()
+    rebuilder:expect("2")
+    rebuilder:finish()
+    assert.equal(2, assert(store:get "x")(0))
+    assert.same({ "sharearray_x.npy" }, machine.names(directory))
+  end)
+
+  it("16 processes that all find it too old run one function", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(1)
+    local workers = {}
+    for i = 1, 16 do
+      workers[i] = machine.worker([[
+        say "ready"
+        hear()
+        sharearray.cache("x", function()
+          say "rebuilding"
+          local wait = now() + 0.2
+          while now() < wait do end
+          return sharearray.array({2})
+        end, {max_age = 1})
+      ]], {}, env)
+    end
+    for _, worker in ipairs(workers) do worker:expect("ready") end
+    for _, worker in ipairs(workers) do worker:tell() end
+    local rebuilds = 0
+    for _, worker in ipairs(workers) do
+      if worker:finish():find("rebuilding") then rebuilds = rebuilds + 1 end
+    end
+    assert.equal(1, rebuilds)
+  end)
+
+  it("a failed rebuild keeps the old one, says so, and is not tried again at every call", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local said, tries = {}, 0
+    local aging = sharearray.new { shm_path = directory, max_age = 0.05,
+      log_func = function(line, level) said[#said + 1] = (level or "") .. ": " .. line end }
+    local function failing()
+      tries = tries + 1
+      error("no source today", 0)
+    end
+    assert.equal(1, assert(aging:cache("x", failing))(0))
+    assert.equal(1, tries)
+    assert.equal(1, #said)
+    assert.truthy(said[1]:find("^warn: sharearray: 'x': not rebuilt: no source today; the one of %d+ s ago serves on"),
+      said[1])
+    -- For this process and for others, until the pause is over.
+    for _ = 1, 1000 do assert.equal(1, assert(aging:cache("x", failing))(0)) end
+    machine.worker([[say(assert(sharearray.cache("x", error, {max_age = 0.05}))(0))]], {}, env):expect("1")
+    assert.equal(1, tries)
+    local stat = store:stat "x"
+    assert.is_true(stat.failed >= 0 and stat.failed < 30)
+    assert.is_nil(store:stat("x").reason)
+    -- The pause is 1 s here; then the next try, which succeeds and takes the failure back.
+    local deadline = machine.now() + 60
+    repeat until tries == 2 or machine.now() > deadline or assert(aging:cache("x", failing))(0) ~= 1
+    assert.equal(2, tries)
+    repeat until assert(aging:cache("x", number(2)))(0) == 2 or machine.now() > deadline
+    assert.equal(2, assert(store:get "x")(0))
+    assert.is_nil(assert(store:stat "x").failed)
+  end)
+
+  it("a failure of one id is not said of another", function()
+    assert(store:cache("x", number(1)))
+    assert(store:cache("y", number(1)))
+    wait_for_age(0.05)
+    store:cache("x", error, { max_age = 0.05 })
+    assert.truthy(store:stat("x").failed)
+    assert.is_nil(store:stat("y").failed)
+  end)
+
+  it("a rebuilder that is killed is replaced, and the old one serves meanwhile", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    machine.worker([[sharearray.cache("x", function() die() end, {max_age = 0.05})]], {}, env):wait()
+    assert.equal(1, assert(store:get "x")(0))
+    assert.equal(2, assert(store:cache("x", number(2), { max_age = 0.05 }))(0))
+    assert.same({ "sharearray_x.npy" }, machine.names(directory))
+  end)
+
+  it("a function that asks for its own id in a rebuild has the old one", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local aging = sharearray.new { shm_path = directory, max_age = 0.05 }
+    local function next_one()
+      return sharearray.array({ assert(aging:cache("x", error))(0) + 1 })
+    end
+    assert.equal(2, assert(aging:cache("x", next_one))(0))
+  end)
+
+  it("an entry that goes in the middle of a rebuild, and views of the old one, do no harm", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local old = assert(store:get "x")
+    local new = assert(store:cache("x", function()
+      machine.worker([[say(sharearray.free "x")]], {}, env):expect("true")
+      return sharearray.array({ 2 })
+    end, { max_age = 0.05 }))
+    collectgarbage()
+    assert.equal(1, old(0))
+    assert.equal(2, new(0))
+    assert.equal(2, assert(store:get "x")(0))
+  end)
+
+  it("is for cache and decorator; get and refresh do as ever", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local aging = sharearray.new { shm_path = directory, max_age = 0.05 }
+    assert.equal(1, assert(aging:get "x")(0))
+    local load = aging:decorator "x"(number(2))
+    repeat until assert(load())(0) == 2 -- a hit looks at the age once in 10 ms
+    assert.equal(3, assert(aging:refresh("x", number(3)))(0))
+  end)
+
+  it("must be more than 0", function()
+    for _, wrong in ipairs { 0, -1, 0 / 0, "60", true } do
+      assert.error_matches(function() sharearray.new { max_age = wrong } end, "option 'max_age' must be a number")
+    end
+  end)
+end)
