@@ -2,4 +2,6 @@ std = "luajit"
 max_line_length = 120
 exclude_files = { "build" }
 files["spec"].std = "luajit+busted"
-files["lua/sharearray/resty.lua"].read_globals = { "ngx" }
+for _, path in ipairs { "lua/sharearray/resty.lua", "examples/openresty" } do
+  files[path].globals = { "ngx" }
+end

@@ -34,7 +34,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo lint sanitize fuzz install env clean
+.PHONY: all help test demo serve lint sanitize fuzz install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -51,6 +51,17 @@ demo: ## train on Fashion-MNIST with four processes that share one copy
 	@$(here) .ci/setup demo
 	@$(MAKE) all
 	@$(here) $(LUAJIT) examples/fashion_mnist.lua
+
+# As root, nginx's workers go on as the user whose model it is.
+serve: ## serve the demo's model with nginx, at http://127.0.0.1:8080/status
+	@$(here) .ci/setup demo serve
+	@$(MAKE) all
+	@$(here) bin/sharearray stat fashion_mnist.model >/dev/null 2>&1 || $(here) $(LUAJIT) examples/fashion_mnist.lua
+	@mkdir -p $(BUILD)/serve
+	@$(here) bin/sharearray save --force fashion_mnist.model $(BUILD)/serve/model.npz
+	@echo 'serving at http://127.0.0.1:8080/status (Ctrl-C ends it)'
+	@$(here) nginx -p '$(CURDIR)/$(BUILD)/serve/' -c '$(CURDIR)/examples/openresty/nginx.conf' \
+	  $(if $(filter 0,$(shell id -u)),-g 'user root;')
 
 lint: ## luacheck, clang-format, and a build with gcc and with clang
 	@.ci/setup lint

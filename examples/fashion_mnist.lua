@@ -5,6 +5,9 @@
 --
 -- Each worker asks for the same training set, 60000 x 784 float32; one of them builds it, from Debian's
 -- package dataset-fashion-mnist, and the others wait and attach. Run it again: nobody builds.
+--
+-- The best of the trained models stays in shared memory as the bundle "fashion_mnist.model", which
+-- examples/openresty serves.
 
 local ffi = require "ffi"
 local sharearray = require "sharearray"
@@ -13,6 +16,9 @@ local DATA = "/usr/share/datasets/fashion-mnist/"
 local RATES = { 0.001, 0.002, 0.004, 0.008 }
 local EPOCHS = 2
 local PIXELS, CLASSES = 784, 10
+local MODEL = "fashion_mnist.model"
+local LABELS = { "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+  "Ankle boot" }
 local IDS = { "fashion_mnist.train_x", "fashion_mnist.train_y", "fashion_mnist.test_x", "fashion_mnist.test_y" }
 
 ffi.cdef [[
@@ -157,6 +163,20 @@ local function accuracy(weights, x, y)
   return right / #x
 end
 
+-- Where one worker leaves its model until the best is known.
+local function id_of(rate) return ("%s.%g"):format(MODEL, rate) end
+
+--- Publishes weights, bias and what a person wants to know of them, as one bundle.
+local function publish(weights, rate, right)
+  assert(sharearray.refresh(id_of(rate), function(alloc)
+    local model = alloc{ weights = { "float32", { PIXELS, CLASSES } }, bias = { "float32", { CLASSES } } }
+    ffi.copy(model.weights.data, weights, model.weights.nbytes)
+    ffi.copy(model.bias.data, weights + PIXELS * CLASSES, model.bias.nbytes)
+    model.labels, model.learning_rate, model.accuracy = LABELS, rate, right
+    return model
+  end))
+end
+
 -- The workers, and the one who starts them -------------------------------------------------------
 
 local function worker(rate)
@@ -177,7 +197,9 @@ local function worker(rate)
   local y = assert(sharearray.cache(IDS[2], labels("train-labels-idx1-ubyte.gz")))
   local test_x = assert(sharearray.cache(IDS[3], images("t10k-images-idx3-ubyte.gz")))
   local test_y = assert(sharearray.cache(IDS[4], labels("t10k-labels-idx1-ubyte.gz")))
-  local right = accuracy(train(x, y, rate), test_x, test_y)
+  local weights = train(x, y, rate)
+  local right = accuracy(weights, test_x, test_y)
+  publish(weights, rate, right)
   local pid = io.open("/proc/self/stat"):read("*n")
   print(pid, built and 1 or 0, waited, attached, right)
   io.stdout:flush()
@@ -227,15 +249,20 @@ local function main()
   end
   release()
   for _, process in ipairs(workers) do process:close() end
+  table.sort(rows, function(a, b) return a.accuracy > b.accuracy end)
+  assert(sharearray.refresh(MODEL, assert(sharearray.get(id_of(rows[1].rate)))))
+  for _, rate in ipairs(RATES) do sharearray.free(id_of(rate)) end
   local bytes = 0
   for _, id in ipairs(IDS) do bytes = bytes + assert(sharearray.stat(id)).bytes end
   print(("one shared copy: %.1f MB; %d private copies would have taken %.1f MB"):format(bytes / MB, #RATES,
     #RATES * bytes / MB))
+  print(("the model with learning rate %g stays as the bundle %s"):format(rows[1].rate, MODEL))
 end
 
 if arg[1] == "worker" then
   worker(tonumber(arg[2]))
 elseif arg[1] == "free" then
+  IDS[#IDS + 1] = MODEL
   for _, id in ipairs(IDS) do print(id, sharearray.free(id) and "removed" or "was not there") end
 else
   main()

@@ -23,7 +23,9 @@ local get_phase, timer_at = ngx.get_phase, ngx.timer.at
 -- Time ----------------------------------------------------------------------------------------------
 
 -- nginx's own cached time (src/core/ngx_times.h), the one that ngx.now() has, as a plain load.
-if not pcall(function() return ffi.C.ngx_current_msec end) then ffi.cdef "extern volatile intptr_t ngx_current_msec;" end
+if not pcall(ffi.typeof, "sharearray_msec") then
+  ffi.cdef "typedef intptr_t sharearray_msec; extern volatile sharearray_msec ngx_current_msec;"
+end
 if pcall(function() return ffi.C.ngx_current_msec end) then
   function clock.now() return tonumber(ffi.C.ngx_current_msec) end
 end
@@ -45,7 +47,8 @@ if not pcall(function() return ffi.C.usleep end) then ffi.cdef "int usleep(unsig
 local function sleep(seconds)
   local phase = get_phase()
   if YIELDS[phase] then
-    local slept, problem = pcall(ngx.sleep, seconds)
+    -- 0 would do, but an nginx without OpenResty's patches grumbles about it in its log.
+    local slept, problem = pcall(ngx.sleep, math.max(seconds, 0.001))
     if slept then return true end
     return false, problem .. " (call it from the request's own code, not while a module is being loaded)"
   end

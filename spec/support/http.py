@@ -1,4 +1,4 @@
-"""HTTP requests to a server on a Unix socket, many at once. Lines of JSON come out.
+"""HTTP requests to a server on a Unix socket or at HOST:PORT, many at once. Lines of JSON come out.
 
     http.py SOCKET send COUNT PATH [COUNT PATH ...]   all at once, each on a connection of its own: "sent", then
                                                       one line for each answer {path, status, seconds, body}
@@ -6,13 +6,23 @@
                                                       "answered" after the first one, {count, failed, median, most,
                                                       bodies} at the end (bodies: how many answers said what)
     http.py SOCKET abort PATH                         sends; closes the connection when a line comes in
+    http.py SOCKET ask METHOD PATH ACCEPT HEX         one request with a body, given in hexadecimal digits, and an
+                                                      Accept header: {path, status, seconds, body}
 """
 import asyncio, collections, json, statistics, sys, time
 
 
-async def request(reader, writer, path):
+def connect(socket):
+    if socket.startswith("/"):
+        return asyncio.open_unix_connection(socket)
+    host, port = socket.split(":")
+    return asyncio.open_connection(host, int(port))
+
+
+async def request(reader, writer, path, method="GET", accept="*/*", content=b""):
     start = time.monotonic()
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    length = f"Content-Length: {len(content)}\r\n" if content or method == "POST" else ""
+    writer.write(f"{method} {path} HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\n{length}\r\n".encode() + content)
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     status = int(head.split()[1])
     if "transfer-encoding: chunked" in head:
@@ -27,7 +37,7 @@ async def request(reader, writer, path):
 
 
 async def send(socket, args):
-    connections = [(path, await asyncio.open_unix_connection(socket))
+    connections = [(path, await connect(socket))
                    for count, path in zip(args[::2], args[1::2]) for _ in range(int(count))]
     print("sent", flush=True)
 
@@ -46,7 +56,7 @@ async def ping(socket, count, path):
     took, failed, bodies = [], [], collections.Counter()
 
     async def one():
-        reader, writer = await asyncio.open_unix_connection(socket)
+        reader, writer = await connect(socket)
         while not stop.done():
             try:
                 status, body, seconds = await request(reader, writer, path)
@@ -54,7 +64,7 @@ async def ping(socket, count, path):
                     failed.append(f"{status}: {body}")
             except Exception as error:
                 failed.append(repr(error))
-                reader, writer = await asyncio.open_unix_connection(socket)
+                reader, writer = await connect(socket)
                 continue
             if not took:
                 print("answered", flush=True)
@@ -67,8 +77,13 @@ async def ping(socket, count, path):
                       "bodies": bodies}), flush=True)
 
 
+async def ask(socket, method, path, accept, content):
+    status, body, seconds = await request(*await connect(socket), path, method, accept, bytes.fromhex(content))
+    print(json.dumps({"path": path, "status": status, "seconds": seconds, "body": body}), flush=True)
+
+
 async def abort(socket, path):
-    _, writer = await asyncio.open_unix_connection(socket)
+    _, writer = await connect(socket)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
     await writer.drain()
     print("sent", flush=True)
@@ -79,4 +94,4 @@ async def abort(socket, path):
 
 socket, verb, *args = sys.argv[1:]
 asyncio.run({"send": lambda: send(socket, args), "ping": lambda: ping(socket, *args),
-             "abort": lambda: abort(socket, *args)}[verb]())
+             "ask": lambda: ask(socket, *args), "abort": lambda: abort(socket, *args)}[verb]())

@@ -55,7 +55,7 @@ http {
   lua_shared_dict counts 1m;
   %(http)
   server {
-    listen %(listen);
+    listen unix:%(home)/socket;
     lua_check_client_abort on;
     %(server)
   }
@@ -77,6 +77,12 @@ end
 local Server = {}
 Server.__index = Server
 
+--- A port of the loopback interface that nobody uses.
+function M.free_port()
+  return tonumber((machine.shell([[/usr/bin/python3 -c 'import socket; s = socket.socket()
+s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])']])))
+end
+
 -- The library's files where any worker's user can read them.
 local function make_home()
   local home = machine.directory("/tmp")
@@ -86,19 +92,21 @@ local function make_home()
 end
 
 --- Starts a server: `options` has `server` and `http` (text for these blocks), `main`, `workers` (2),
--- `user` (whom the workers run as, if this is root), `listen`.
+-- `user` (whom the workers run as, if this is root), `env`. Or `configuration`, a whole one that logs to
+-- `%(home)/error.log`, listening at `address`.
 function M.start(options)
   local home = make_home()
+  local configuration = options.configuration or CONFIGURATION
   local values = {
     modules = MODULES, home = home, workers = options.workers or 2, main = options.main or "",
     user = machine.is_root and "user " .. (options.user or "root") .. ";" or "",
-    http = options.http or "", server = options.server or "", listen = options.listen or "unix:" .. home .. "/socket",
+    http = options.http or "", server = options.server or "",
     path = package.path, cpath = package.cpath,
   }
   local file = assert(io.open(home .. "/nginx.conf", "w"))
-  file:write((CONFIGURATION:gsub("%%%((%w+)%)", values)))
+  file:write((configuration:gsub("%%%((%w+)%)", values)))
   file:close()
-  local self = setmetatable({ home = home, socket = home .. "/socket" }, Server)
+  local self = setmetatable({ home = home, socket = options.address or home .. "/socket" }, Server)
   self.master = machine.start({ "nginx", "-p", home, "-c", home .. "/nginx.conf" }, options.env)
   self:expect_log("start worker process %d+", values.workers)
   return self
