@@ -96,6 +96,8 @@ describe("max_age", function()
     local stat = store:stat "x"
     assert.is_true(stat.failed >= 0 and stat.failed < 30)
     assert.is_nil(store:stat("x").reason)
+    assert.truthy(machine.shell(("LUAJIT='%s' bin/sharearray stat x --shm-path '%s'"):format(machine.luajit, directory))
+      :find "\nfailed +a rebuild for max_age, %d+s ago\n")
     -- The pause is 1 s here; then the next try, which succeeds and takes the failure back.
     local deadline = machine.now() + 60
     repeat until tries == 2 or machine.now() > deadline or assert(aging:cache("x", failing))(0) ~= 1

@@ -128,9 +128,10 @@ describe("the model server", function()
     local before = select(2, assert(io.open(server.home .. "/access.log")):read "*a":gsub("GET /status", ""))
     local profile = machine.directory "/tmp"
     -- The budget is of the page's own time: several updates.
-    local dom, ok = machine.shell(("timeout 60 '%s' --headless --no-sandbox --disable-gpu --disable-quic "
-      .. "--no-first-run --disable-background-networking --disable-component-update --disable-sync "
-      .. "--user-data-dir='%s' --virtual-time-budget=4000 --dump-dom http://%s/status"):format(chromium, profile, address))
+    local options = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync "
+      .. "--disable-background-networking --disable-component-update --virtual-time-budget=4000 --dump-dom"
+    local dom, ok = machine.shell(("timeout 60 '%s' %s --user-data-dir='%s' http://%s/status"):format(chromium, options,
+      profile, address))
     machine.remove(profile)
     assert.is_true(ok, dom)
     local function shown(id) return dom:match('id="' .. id .. '"[^>]*>([^<]*)<') end

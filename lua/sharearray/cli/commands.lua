@@ -71,6 +71,7 @@ function M.stat(store, args)
   if info.members then add("members", tostring(info.members)) end
   add("size", ("%s (%d bytes)"):format(text.size(info.bytes), info.bytes))
   add("age", age_of(info))
+  if info.failed then add("failed", ("a rebuild for max_age, %s ago"):format(text.age(info.failed))) end
   add("owner", ("%s, mode %04o"):format(info.owner_name, info.mode))
   if info.builder then add("builder", in_words(info.builder)) end
   add("attached", attached_in_words(info))
