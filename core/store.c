@@ -11,21 +11,34 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The beginning of a file of /proc, as text: 0, or -1 and errno. */
+static int read_proc(const char *path, char *text, size_t size) {
+  int fd = sys.open(path, O_RDONLY | O_CLOEXEC, 0);
+  if (fd < 0) return -1;
+  ssize_t n = sys.pread(fd, text, size - 1, 0);
+  int error = errno;
+  sys.close(fd);
+  errno = error;
+  text[n > 0 ? n : 0] = '\0';
+  return n < 0 ? -1 : 0;
+}
+
 /* The uid that stands for everybody without a mapping, if this is a user namespace; else -1. Only the
- * initial namespace maps the whole range onto itself (user_namespaces(7)). */
-static int64_t find_overflow_uid(void) {
+ * initial namespace maps the whole range onto itself (user_namespaces(7)). Not to know is a failure:
+ * strangers would pass for one user. */
+static int find_overflow_uid(int64_t *uid, char *message) {
+  char text[64];
   unsigned inside, outside, count, overflow = 65534;
-  FILE *file = fopen("/proc/self/uid_map", "re");
-  if (!file) return -1;
-  int n = fscanf(file, "%u %u %u", &inside, &outside, &count);
-  fclose(file);
-  if (n == 3 && inside == 0 && outside == 0 && count == 4294967295u) return -1;
-  file = fopen("/proc/sys/kernel/overflowuid", "re");
-  if (file) {
-    if (fscanf(file, "%u", &overflow) != 1) overflow = 65534;
-    fclose(file);
+  *uid = -1;
+  if (read_proc("/proc/self/uid_map", text, sizeof text) != 0) {
+    if (errno == ENOENT) return 0; /* a kernel without user namespaces */
+    return sa_fail_errno(message, "cannot read /proc/self/uid_map");
   }
-  return overflow;
+  int n = sscanf(text, "%u %u %u", &inside, &outside, &count);
+  if (n == 3 && inside == 0 && outside == 0 && count == 4294967295u) return 0;
+  if (read_proc("/proc/sys/kernel/overflowuid", text, sizeof text) == 0) sscanf(text, "%u", &overflow);
+  *uid = overflow;
+  return 0;
 }
 
 static bool valid_prefix(const char *prefix) {
@@ -39,7 +52,7 @@ static int check_options(const sharearray_options *options, struct stat *directo
   if (options->mode != -1 && ((options->mode & ~0755) || !(options->mode & 0400)))
     return sa_fail(message, SHAREARRAY_EINVAL, "invalid mode %04o: the owner must read, nobody else write",
                    (unsigned)options->mode);
-  if (stat(options->shm_path, &st) != 0) return sa_fail_errno(message, "cannot use shm_path %s", options->shm_path);
+  if (sys.stat(options->shm_path, &st) != 0) return sa_fail_errno(message, "cannot use shm_path %s", options->shm_path);
   if (!S_ISDIR(st.st_mode))
     return sa_fail(message, SHAREARRAY_EIO, "cannot use shm_path %s: it is no directory", options->shm_path);
   if (strlen(options->shm_path) + NAME_MAX + 2 > SA_PATH)
@@ -56,7 +69,6 @@ static int fill(sharearray_store *store, const sharearray_options *options, char
   store->mode = options->mode;
   store->owner = options->owner;
   store->uid = options->owner >= 0 ? (uint32_t)options->owner : geteuid();
-  store->overflow_uid = find_overflow_uid();
   store->shm_path = strdup(options->shm_path);
   store->prefix = strdup(options->prefix);
   store->trust = calloc(options->trusted + 1, sizeof *store->trust);
@@ -65,7 +77,8 @@ static int fill(sharearray_store *store, const sharearray_options *options, char
   store->trusted = options->trusted;
   if (sys.statfs(store->shm_path, &fs) != 0) return sa_fail_errno(message, "cannot use shm_path %s", store->shm_path);
   store->disk = fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC;
-  return sa_changes_new(store, message);
+  int code = find_overflow_uid(&store->overflow_uid, message);
+  return code ? code : sa_changes_new(store, message);
 }
 
 int sharearray_store_new(const sharearray_options *options, sharearray_store **out, char *message) {

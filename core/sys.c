@@ -11,6 +11,7 @@
 
 static int sys_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
 static int sys_fstat(int fd, struct stat *st) { return fstat(fd, st); }
+static int sys_stat(const char *path, struct stat *st) { return stat(path, st); }
 static int sys_lstat(const char *path, struct stat *st) { return lstat(path, st); }
 static int sys_lock(int fd, int command, struct flock *range) { return fcntl(fd, command, range); }
 static int sys_lease(int fd, int command, int argument) { return fcntl(fd, command, argument); }
@@ -27,6 +28,7 @@ struct sa_sys sys = {
     .open = sys_open,
     .close = close,
     .fstat = sys_fstat,
+    .stat = sys_stat,
     .lstat = sys_lstat,
     .pread = pread,
     .pwrite = pwrite,

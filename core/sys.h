@@ -18,6 +18,7 @@ struct sa_sys {
   int (*open)(const char *path, int flags, mode_t mode);
   int (*close)(int fd);
   int (*fstat)(int fd, struct stat *st);
+  int (*stat)(const char *path, struct stat *st);
   int (*lstat)(const char *path, struct stat *st);
   ssize_t (*pread)(int fd, void *bytes, size_t size, off_t offset);
   ssize_t (*pwrite)(int fd, const void *bytes, size_t size, off_t offset);
