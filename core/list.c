@@ -147,10 +147,13 @@ static int names_read(const sharearray_store *store, struct names *names, char *
     return code;
   }
   int code = 0;
-  for (struct dirent *entry; code == 0 && (entry = readdir(directory));)
+  struct dirent *entry;
+  /* NULL is the end of the directory, or an error: errno tells which. */
+  while (code == 0 && (errno = 0, entry = readdir(directory)))
     if (strncmp(entry->d_name, store->prefix, prefix) == 0 &&
         names_add(names, entry->d_name + prefix, strlen(entry->d_name + prefix)) != 0)
       code = sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  if (code == 0 && errno) code = sa_fail_errno(message, "cannot list %s", store->shm_path);
   closedir(directory);
   if (code) free(names->bytes);
   return code;
