@@ -58,7 +58,7 @@ static void page_make(const sharearray_store *store, const char *path) {
   struct sa_file file;
   memcpy(page.magic, magic, sizeof magic);
   if (sa_file_create(store, 0644, &file, NULL) != 0) return;
-  if (sys.fallocate(file.fd, 0, PAGE) == 0 && sys.pwrite(file.fd, &page, sizeof page, 0) == (ssize_t)sizeof page)
+  if (sys.fallocate(file.fd, 0, PAGE) == 0 && sa_write_all(file.fd, &page, sizeof page, 0) == 0)
     sa_file_link(&file, path, NULL); /* EEXIST: somebody else's is as good */
   sa_file_close(&file);
 }
@@ -68,7 +68,7 @@ static bool page_sound(const sharearray_store *store, int fd, struct stat *st) {
   struct sa_page head;
   enum { HEAD = offsetof(struct sa_page, total) };
   return sys.fstat(fd, st) == 0 && S_ISREG(st->st_mode) && st->st_uid == store->uid && st->st_nlink == 1 &&
-         !(st->st_mode & S_IWOTH) && st->st_size == PAGE && sys.pread(fd, &head, HEAD, 0) == HEAD &&
+         !(st->st_mode & S_IWOTH) && st->st_size == PAGE && sa_read_all(fd, &head, HEAD, 0) == HEAD &&
          memcmp(head.magic, magic, sizeof magic) == 0 && head.version == VERSION;
 }
 

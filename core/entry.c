@@ -25,13 +25,13 @@ static int explain_open(const sharearray_store *store, const char *path, int err
 
 static int read_header(int fd, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message) {
   char head[FIRST_READ];
-  ssize_t size = sys.pread(fd, head, sizeof head, 0);
+  int64_t size = sa_read_all(fd, head, sizeof head, 0);
   if (size < 0) return sa_fail_errno(message, "cannot read");
   int code = sharearray_npy_read(head, (size_t)size, file_size, npy, is_short, message);
   if (!*is_short || (size_t)size < sizeof head) return code;
   char *whole = malloc(WHOLE_HEADER);
   if (!whole) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
-  size = sys.pread(fd, whole, WHOLE_HEADER, 0);
+  size = sa_read_all(fd, whole, WHOLE_HEADER, 0);
   code = size < 0 ? sa_fail_errno(message, "cannot read")
                   : sharearray_npy_read(whole, (size_t)size, file_size, npy, is_short, message);
   free(whole);
@@ -52,7 +52,7 @@ static int map_bundle(int fd, const struct stat *st, struct sa_map **out, char *
 /* Whether the file begins as a zip file does, which may be empty. */
 static bool is_bundle(int fd) {
   char magic[4];
-  return sys.pread(fd, magic, sizeof magic, 0) == sizeof magic &&
+  return sa_read_all(fd, magic, sizeof magic, 0) == sizeof magic &&
          (memcmp(magic, "PK\3\4", 4) == 0 || memcmp(magic, "PK\5\6", 4) == 0);
 }
 

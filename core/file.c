@@ -34,6 +34,17 @@ int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset) {
   return 0;
 }
 
+int64_t sa_read_all(int fd, void *bytes, uint64_t size, uint64_t offset) {
+  uint64_t done = 0;
+  while (done < size) {
+    ssize_t n = sys.pread(fd, (char *)bytes + done, (size_t)(size - done), (off_t)(offset + done));
+    if (n < 0 && errno != EINTR) return -1;
+    if (n == 0) break;
+    if (n > 0) done += (uint64_t)n;
+  }
+  return (int64_t)done;
+}
+
 int sa_lock_file(int fd) {
   struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
   return sys.lock(fd, F_OFD_SETLK, &range);

@@ -124,6 +124,8 @@ void sa_file_close(struct sa_file *file);
 /* An OFD write lock on all of the file, without waiting: 0, or -1 and errno EAGAIN. */
 int sa_lock_file(int fd);
 int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset);
+/* How many of the `size` bytes there are before the end of the file; -1 on error. */
+int64_t sa_read_all(int fd, void *bytes, uint64_t size, uint64_t offset);
 /* Opens a file of the store as the design asks: no link followed, nothing waited for. -errno on error. */
 int sa_open(const char *path, int flags);
 

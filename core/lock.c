@@ -50,7 +50,7 @@ static void line_read(int fd, struct line *line) {
   char text[LINE + 1];
   long long pid;
   *line = (struct line){.owner = {.pid = -1, .attempt = 1}};
-  ssize_t size = sys.pread(fd, text, LINE, 0);
+  int64_t size = sa_read_all(fd, text, LINE, 0);
   text[size > 0 ? size : 0] = '\0';
   struct line read = {0};
   if (sscanf(text, "pid=%lld attempt=%u since=%lf died=%lf program=%31[^\n]", &pid, &read.owner.attempt,

@@ -32,17 +32,9 @@ void sa_source_close(struct sa_source *source) {
 }
 
 int sa_source_read_at(const struct sa_source *source, void *bytes, uint64_t size, uint64_t offset, char *message) {
-  char *at = bytes;
-  while (size) {
-    ssize_t n = sys.pread(source->fd, at, (size_t)size, (off_t)offset);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return sa_fail_errno(message, "it cannot be read");
-    if (n == 0) return corrupt(message, "it became shorter while it was read");
-    at += n;
-    size -= (uint64_t)n;
-    offset += (uint64_t)n;
-  }
-  return 0;
+  int64_t n = sa_read_all(source->fd, bytes, size, offset);
+  if (n < 0) return sa_fail_errno(message, "it cannot be read");
+  return (uint64_t)n == size ? 0 : corrupt(message, "it became shorter while it was read");
 }
 
 int sa_source_begin(struct sa_source *source, uint64_t offset, const struct sa_packed *packed, char *message) {

@@ -15,7 +15,7 @@
 static int read_proc(const char *path, char *text, size_t size) {
   int fd = sys.open(path, O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return -1;
-  ssize_t n = sys.pread(fd, text, size - 1, 0);
+  int64_t n = sa_read_all(fd, text, size - 1, 0);
   int error = errno;
   sys.close(fd);
   errno = error;
