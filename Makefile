@@ -21,6 +21,7 @@ commands = $(wildcard bin/*)
 
 # Programs of the specs: harnesses contain the core, hidden functions included.
 harnesses = $(patsubst spec/core/%.c,$(BUILD)/spec/core/%,$(wildcard spec/core/*.c))
+tortures = $(patsubst spec/torture/%.c,$(BUILD)/spec/torture/%,$(wildcard spec/torture/*.c))
 support = $(wildcard spec/support/*.c)
 preloads = $(patsubst spec/support/%.c,$(BUILD)/spec/%.so,$(filter %_preload.c,$(support)))
 programs = $(patsubst spec/support/%.c,$(BUILD)/spec/%,$(filter-out %_preload.c,$(support)))
@@ -34,7 +35,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo serve lint sanitize fuzz install env clean
+.PHONY: all help test demo serve lint sanitize fuzz torture install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -72,6 +73,13 @@ sanitize: ## run the C harnesses under AddressSanitizer and UBSan
 	@.ci/tally start
 	@.ci/tally group 'sanitized harnesses' $(MAKE) run-harnesses BUILD=$(BUILD)/sanitize \
 	  CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-error'
+	@.ci/tally sum
+
+# Each program of spec/torture is one harness. The full sweep takes minutes.
+torture: ## kill and fail the core at every step; QUICK=1 takes the short cut that CI takes
+	@$(here) .ci/setup test
+	@.ci/tally start
+	@$(MAKE) run-torture
 	@.ci/tally sum
 
 install: all ## install to DESTDIR/PREFIX (/usr/local)
@@ -114,6 +122,13 @@ $(BUILD)/spec/core/%: spec/core/%.c $(objects)
 	@mkdir -p $(@D)
 	$(CC) $(flags) $(CPPFLAGS) -Icore -MMD -MP $(LDFLAGS) -o $@ $< $(objects) $(LDLIBS)
 
+$(BUILD)/spec/torture/%: spec/torture/%.c $(objects)
+	@mkdir -p $(@D)
+	$(CC) $(flags) $(CPPFLAGS) -Icore -MMD -MP $(LDFLAGS) $(wrapped:%=-Wl,--wrap=%) -o $@ $< $(objects) $(LDLIBS)
+
+# What can fail although it is no call of the table in core/sys.h.
+$(BUILD)/spec/torture/fail: wrapped = malloc calloc realloc strdup free fdopendir readdir inflateInit2_ clock_gettime
+
 $(BUILD)/spec/%_preload.so: spec/support/%_preload.c
 	@mkdir -p $(@D)
 	$(CC) $(flags) $(CPPFLAGS) -MMD -MP -shared $(LDFLAGS) -o $@ $< $(LDLIBS)
@@ -124,7 +139,7 @@ $(BUILD)/spec/%: spec/support/%.c
 	$(CC) $(flags) $(CPPFLAGS) -Icore $$(pkg-config --cflags luajit) -MMD -MP $(LDFLAGS) -o $@ $< \
 	  -Wl,--as-needed $$(pkg-config --libs luajit) $(LDLIBS)
 
--include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d $(BUILD)/spec/core/*.d)
+-include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d $(BUILD)/spec/core/*.d $(BUILD)/spec/torture/*.d)
 
 # The parts of test and lint: no set-up here. `.ci/tally` counts, and fails in `sum` only.
 .SECONDARY:
@@ -137,7 +152,7 @@ $(BUILD)/fuzz/%_fuzz: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch])
 	@mkdir -p $(@D)
 	clang -std=c11 -g -O1 -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< core/*.c $(LDLIBS)
 
-.PHONY: run-tests run-harnesses run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
+.PHONY: run-tests run-harnesses run-torture run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
 
 run-tests: all $(preloads) $(programs)
 	@.ci/tally start
@@ -148,6 +163,9 @@ run-tests: all $(preloads) $(programs)
 
 run-harnesses: $(harnesses)
 	@for harness in $^; do .ci/tally harness "$$harness" "$$harness"; done
+
+run-torture: $(tortures)
+	@for program in $^; do .ci/tally harness "$$program" "$$program"; done
 
 # $(call busted,NAME,INTERPRETER). Specs start their workers with the interpreter they run under.
 busted = $(here) SHAREARRAY_TEST_LUAJIT="$$(realpath "$$(command -v $(2))")" .ci/tally busted '$(1)' \
@@ -166,9 +184,9 @@ lint-lua:
 	luacheck --quiet $(wildcard lua spec examples bench) $(wildcard rockspec/*)
 
 lint-format:
-	clang-format --dry-run -Werror $(wildcard core/*.[ch] spec/core/*.[ch] spec/support/*.[ch])
+	clang-format --dry-run -Werror $(wildcard core/*.[ch] spec/core/*.[ch] spec/torture/*.[ch] spec/support/*.[ch])
 
 lint-gcc lint-clang: lint-%:
 	@$(MAKE) CC=$* BUILD=$(BUILD)/$* compile
 
-compile: all $(harnesses) $(preloads) $(programs)
+compile: all $(harnesses) $(tortures) $(preloads) $(programs)
