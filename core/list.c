@@ -229,13 +229,16 @@ static void sweep_new(sharearray_store *store, const char *id) {
   sa_lock_release(paths.lock, fd);
 }
 
-/* A file of file.c's on a file system without O_TMPFILE, whose maker died. */
+/* A file of file.c's on a file system without O_TMPFILE, whose maker died. Of a live one the maker holds
+ * a write lock. A read lock tells as much, and needs no permission to write: the file may have its final
+ * mode already, or still the one it was created with. */
 static void sweep_temporary(sharearray_store *store, const char *name) {
   char path[SA_PATH];
   if (snprintf(path, sizeof path, "%s/%s%s", store->shm_path, store->prefix, name) >= SA_PATH) return;
-  int fd = sa_open(path, O_RDWR);
+  int fd = sa_open(path, O_RDONLY);
   if (fd < 0) return;
-  if (sa_lock_file(fd) == 0) remove_name(store, path, NULL);
+  struct flock range = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+  if (sys.lock(fd, F_OFD_SETLK, &range) == 0) remove_name(store, path, NULL);
   sa_process_close(fd);
 }
 
