@@ -22,19 +22,26 @@ static size_t descriptor_count, descriptor_capacity;
 static void before_fork(void) { pthread_mutex_lock(&mutex); }
 static void after_fork_in_parent(void) { pthread_mutex_unlock(&mutex); }
 
-/* Only calls that are safe between fork() and exec(): close and mmap. A lock's description is
+/* A draft's memory turns into a private copy at the same address, so that a child that goes on writing
+ * neither reaches the published array nor dies of it. Without memory for that, better it dies. */
+static void make_private(const sharearray_draft *draft) {
+  void *base = draft->map->public.base;
+  size_t length = (size_t)draft->map->public.length;
+  if (sys.mmap(base, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, draft->file.fd, 0) ==
+      MAP_FAILED)
+    sys.mprotect(base, length, PROT_READ);
+}
+
+/* Only calls that are safe between fork() and exec(): close, mmap and mprotect. A lock's description is
  * shared with the parent: closing the child's descriptor leaves the lock with the parent, and with it
- * alone. A draft's memory turns into a private copy at the same address,
- * so that a child that goes on writing neither reaches the published array nor dies of it. */
+ * alone. */
 static void after_fork_in_child(void) {
   for (sharearray_build *build = builds; build; build = build->next) {
     build->lock = -1;
     build->orphan = true;
   }
   for (sharearray_draft *draft = drafts; draft; draft = draft->next) {
-    if (draft->map)
-      sys.mmap(draft->map->public.base, (size_t)draft->map->public.length, PROT_READ | PROT_WRITE,
-               MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, draft->file.fd, 0);
+    if (draft->map) make_private(draft);
     draft->file.fd = -1;
     draft->file.temporary[0] = '\0';
     draft->orphan = true;

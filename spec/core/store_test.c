@@ -328,7 +328,7 @@ static void child_of_a_fork_neither_unlocks_nor_publishes(void) {
     sharearray_draft_delete(draft);
     sharearray_build_delete(build);
     failed |= !exists("f.npy.lock") || attach("f", 0, &map, &build) != SHAREARRAY_WAIT;
-    _exit(failed);
+    exit(failed); /* with its coverage */
   }
   int status;
   waitpid(child, &status, 0);
@@ -338,6 +338,38 @@ static void child_of_a_fork_neither_unlocks_nor_publishes(void) {
   sharearray_draft_delete(draft);
   sharearray_build_delete(build);
   sharearray_remove(store, "f", NULL);
+}
+
+static void *mmap_without_memory(void *address, size_t length, int protection, int flags, int fd, off_t offset) {
+  (void)address, (void)length, (void)protection, (void)flags, (void)fd, (void)offset;
+  errno = ENOMEM;
+  return MAP_FAILED;
+}
+
+/* It dies of a write, which would reach the published array. */
+static void child_without_memory_for_a_copy_does_not_write(void) {
+  struct sa_sys kept = sys;
+  sharearray_build *build = NULL;
+  sharearray_map *map = NULL;
+  CHECK(attach("fm", 0, NULL, &build) == SHAREARRAY_BUILD);
+  sharearray_draft *draft = draft_of(1, true);
+  volatile int32_t *memory = (int32_t *)((char *)draft->map->public.base + draft->bytes - 4);
+  sys.mmap = mmap_without_memory;
+  pid_t child = fork();
+  if (child == 0) {
+    signal(SIGSEGV, SIG_DFL);
+    *memory = 666;
+    _exit(0);
+  }
+  sys = kept;
+  int status;
+  waitpid(child, &status, 0);
+  CHECK(WIFSIGNALED(status) || WEXITSTATUS(status) != 0);
+  CHECK(sharearray_publish(build, draft, &map, message) == SHAREARRAY_READY && value_of(map) == 1);
+  sharearray_unref(map);
+  sharearray_draft_delete(draft);
+  sharearray_build_delete(build);
+  sharearray_remove(store, "fm", NULL);
 }
 
 static void lock_dies_with_its_holder_although_a_child_lives(void) {
@@ -681,6 +713,7 @@ int main(void) {
   RUN(refuses_what_it_must_not_trust);
   RUN(refresh_replaces_an_owners_untrusted_file);
   RUN(child_of_a_fork_neither_unlocks_nor_publishes);
+  RUN(child_without_memory_for_a_copy_does_not_write);
   RUN(lock_dies_with_its_holder_although_a_child_lives);
   RUN(threads_of_one_process_build_once);
   RUN(works_without_unnamed_files);
