@@ -164,8 +164,9 @@ run-tests: all $(preloads) $(programs)
 run-harnesses: $(harnesses)
 	@for harness in $^; do .ci/tally harness "$$harness" "$$harness"; done
 
-run-torture: $(tortures)
-	@for program in $^; do .ci/tally harness "$$program" "$$program"; done
+run-torture: all $(tortures) $(BUILD)/spec/fail_preload.so
+	@for program in $(tortures); do .ci/tally harness "$$program" "$$program"; done
+	@$(here) .ci/tally harness 'faults under Lua' env LD_PRELOAD=$(BUILD)/spec/fail_preload.so $(LUAJIT) spec/torture/faults.lua
 
 # $(call busted,NAME,INTERPRETER). Specs start their workers with the interpreter they run under.
 busted = $(here) SHAREARRAY_TEST_LUAJIT="$$(realpath "$$(command -v $(2))")" .ci/tally busted '$(1)' \

@@ -179,11 +179,22 @@ static void fail_call(const struct step *step, long n, enum call call, int error
   plan.at = 0;
 }
 
-static void fail_calls(const struct step *step, int stride) {
+/* On a disk, what gets a name was synced before. */
+static void check_synced(const enum call *seen, long calls) {
+  bool synced = false, named = false;
+  for (long n = 1; n <= calls; n++) {
+    synced |= seen[n] == CALL_fsync;
+    named |= synced && (seen[n] == CALL_linkat || seen[n] == CALL_rename || seen[n] == CALL_renameat2);
+  }
+  if (!named) complain("a name without a sync before it");
+}
+
+static void fail_calls(const struct step *step, enum kernel kind, int stride) {
   static enum call seen[CALLS_MAX + 1];
   run_once(step);
   long calls = calls_made < CALLS_MAX ? calls_made : CALLS_MAX;
   memcpy(seen, calls_seen, sizeof seen);
+  if (kind == DISK && (step->version == NEW || step->version == IMPORTED)) check_synced(seen, calls);
   for (long n = 1; n <= calls; n += stride) {
     for (const int *error = call_infos[seen[n]].errors; *error; error++) {
       fail_call(step, n, seen[n], *error, FAIL_ONCE);
@@ -225,7 +236,7 @@ int main(void) {
       wrap_calls(kind);
       kernel.futex = futex_without_sleep;
       snprintf(what_is_done, sizeof what_is_done, "%s", step->name);
-      fail_calls(step, quick && kind != PLAIN ? 3 : 1);
+      fail_calls(step, kind, quick && kind != PLAIN ? 3 : 1);
       fail_allocations(step);
     }
     printf("%s %s: %ld calls, %ld faults, %ld allocations", failures ? "not ok" : "ok", step->name, calls_swept - calls,

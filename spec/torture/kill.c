@@ -59,7 +59,13 @@ struct event {
 
 static int events[2];
 static int my_role;
-static atomic_bool *killed; /* shared by the processes of a shard */
+
+/* Shared by the processes of a case. */
+static struct {
+  atomic_bool victim_builds, victim_dies, victim_is_dead;
+  atomic_int building; /* survivors */
+  atomic_bool two_built;
+} * shared;
 
 static void tell(int what, const char *why) {
   struct event event = {.role = my_role, .what = what};
@@ -81,12 +87,29 @@ static void stop_here(void) {
   for (;;) pause();
 }
 
-static void die_here(void) { kill(getpid(), SIGKILL); }
+static void die_here(void) {
+  atomic_store(&shared->victim_dies, true);
+  kill(getpid(), SIGKILL);
+}
+
+/* Builds never overlap. Each side first says that it builds, then looks at the other. */
+static void victim_marks_build(bool begins) {
+  atomic_store(&shared->victim_builds, begins);
+  if (begins && atomic_load(&shared->building)) atomic_store(&shared->two_built, true);
+}
+
+static void survivor_marks_build(bool begins) {
+  int others = atomic_fetch_add(&shared->building, begins ? 1 : -1);
+  if (!begins) return;
+  bool with_victim = atomic_load(&shared->victim_builds) && !atomic_load(&shared->victim_dies);
+  if (others || with_victim) atomic_store(&shared->two_built, true);
+}
 
 static void be_victim(const struct step *step, long n, enum moment moment) {
   plan.what = moment == AFTER ? STOP_AFTER : STOP_BEFORE;
   plan.at = n;
   plan.stop = moment == RUNNING ? die_here : stop_here;
+  on_build = victim_marks_build;
   arm();
   run_step(step);
   disarm();
@@ -100,7 +123,7 @@ static int read_all_the_time(sharearray_store *store) {
   int code = 0;
   bool last = false;
   for (int i = 0; !last && !wrong; i++) {
-    last = atomic_load(killed);
+    last = atomic_load(&shared->victim_is_dead);
     sharearray_info info;
     code = get_entry(store);
     if (code < 0 && code != SHAREARRAY_EABSENT) return code;
@@ -128,6 +151,7 @@ static int survive(int role) {
 
 static void be_survivor(int role) {
   on_wait = say_busy;
+  on_build = survivor_marks_build;
   struct holdings before = holdings_now();
   int code = survive(role);
   struct holdings after = holdings_now();
@@ -158,7 +182,7 @@ static void start_numpy(void) {
   if (fork() == 0) {
     dup2(to[0], 0);
     dup2(from[1], 1);
-    execl("/usr/bin/python3", "python3", "spec/torture/numpy_peer.py", "read", (char *)NULL);
+    execl("/usr/bin/python3", "/usr/bin/python3", "spec/torture/numpy_peer.py", "read", (char *)NULL);
     _exit(127);
   }
   close(to[0]);
@@ -240,7 +264,7 @@ static void kill_once(const struct step *step, long n, enum moment moment, struc
   step->prepare();
   bool partial = step->prepare == partial_entry;
   if (pipe2(events, O_CLOEXEC) != 0) exit(1);
-  atomic_store(killed, false);
+  memset(shared, 0, sizeof *shared);
   if (moment == RUNNING)
     for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
   pids[VICTIM] = start(VICTIM, step, n, moment);
@@ -250,10 +274,13 @@ static void kill_once(const struct step *step, long n, enum moment moment, struc
     for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
   if (moment != RUNNING && !gather(&done, false, now() + ALLOWED / 1e3)) blame("a survivor hangs before the kill");
   if (stopped) look(partial);
-  if (moment != RUNNING) kill(pids[VICTIM], SIGKILL);
+  if (moment != RUNNING) {
+    atomic_store(&shared->victim_dies, true);
+    kill(pids[VICTIM], SIGKILL);
+  }
   waitpid(pids[VICTIM], &status, 0);
   double died = now();
-  atomic_store(killed, true);
+  atomic_store(&shared->victim_is_dead, true);
   if (!gather(&done, true, died + ALLOWED / 1e3)) blame("a survivor hangs");
   long took = (long)((now() - died) * 1e6), slowest = atomic_load(&report->slowest);
   while (took > slowest && !atomic_compare_exchange_weak(&report->slowest, &slowest, took)) {
@@ -263,6 +290,7 @@ static void kill_once(const struct step *step, long n, enum moment moment, struc
     if (wrong) kill(pids[role], SIGKILL);
     waitpid(pids[role], NULL, 0);
   }
+  if (atomic_load(&shared->two_built)) blame("two build at once");
   close(events[0]);
   close(events[1]);
   check_directory();
@@ -286,8 +314,8 @@ static long count_calls(const struct step *step) {
 static void make_directory(int shard, const char *user) {
   snprintf(directory, sizeof directory, "%s/shm%d", base, shard);
   if (mkdir(directory, 0755) != 0) exit(1);
-  killed = mmap(NULL, sizeof *killed, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (killed == MAP_FAILED) exit(1);
+  shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (shared == MAP_FAILED) exit(1);
   if (geteuid() != 0 || strcmp(user, "root") == 0) return;
   if (chown(directory, ORDINARY_USER, ORDINARY_USER) || setgid(ORDINARY_USER) || setuid(ORDINARY_USER)) exit(1);
 }

@@ -39,7 +39,12 @@ static int open_store(sharearray_store **store) {
   return sharearray_store_new(&options, store, message);
 }
 
-static void (*on_wait)(void); /* called before each wait, if there is one */
+static void (*on_wait)(void);         /* called before each wait, if there is one, */
+static void (*on_build)(bool begins); /* and while this process alone may build */
+
+static void mark_build(bool begins) {
+  if (on_build) on_build(begins);
+}
 
 /* Asks until the answer is not WAIT, or patience is over. */
 static int attach(sharearray_store *store, uint32_t flags, sharearray_map **map, sharearray_build **build) {
@@ -50,6 +55,7 @@ static int attach(sharearray_store *store, uint32_t flags, sharearray_map **map,
     if (i) sharearray_wait(store, "x", &ticket, 1);
     step = sharearray_attach(store, "x", flags, &ticket, map, build, message);
   }
+  if (step == SHAREARRAY_BUILD) mark_build(true);
   return step;
 }
 
@@ -136,11 +142,17 @@ static int make_draft(sharearray_store *store, enum manner manner, int32_t versi
   return code;
 }
 
+static void give_up(sharearray_build *build) {
+  mark_build(false);
+  sharearray_build_delete(build);
+}
+
 /* Publishes the draft; both are used up. Looks at what came of it. */
 static int publish(sharearray_store *store, sharearray_build *build, sharearray_draft *draft) {
   sharearray_map *map = NULL;
   sharearray_ticket ticket = {.recheck = 20};
   int step = SHAREARRAY_WAIT;
+  mark_build(false);
   for (int i = 0; i < PATIENCE && step == SHAREARRAY_WAIT; i++) {
     if (i) sharearray_wait(store, "x", &ticket, 1);
     step = sharearray_publish(build, draft, &map, message);
@@ -165,7 +177,7 @@ static int obtain(sharearray_store *store, uint32_t flags, enum manner manner, i
   if (step != SHAREARRAY_BUILD) return step;
   step = make_draft(store, manner, *version, &draft);
   if (step == 0) return publish(store, build, draft);
-  sharearray_build_delete(build);
+  give_up(build);
   return step;
 }
 
@@ -194,6 +206,17 @@ static int get_entry(sharearray_store *store) {
 
 static int free_entry(sharearray_store *store) { return sharearray_remove(store, "x", message); }
 
+/* As root does for its workers; here for itself. */
+static int build_given_away(sharearray_store *unused) {
+  sharearray_options options = {.shm_path = directory, .prefix = "t_", .mode = 0440, .owner = geteuid()};
+  sharearray_store *store = NULL;
+  (void)unused;
+  int code = sharearray_store_new(&options, &store, message);
+  if (code == 0) code = build_in_place(store);
+  sharearray_store_delete(store);
+  return code;
+}
+
 /* Python's free takes the lock away in the middle of a build. */
 static int build_without_lock(sharearray_store *store) {
   sharearray_build *build = NULL;
@@ -202,10 +225,11 @@ static int build_without_lock(sharearray_store *store) {
   int code = attach(store, 0, &map, &build);
   sharearray_unref(map);
   if (code != SHAREARRAY_BUILD) return code;
+  mark_build(false);
   unlink(path_of("x.npy.lock"));
   code = make_draft(store, WRITTEN, NEW, &draft);
   if (code == 0) return publish(store, build, draft);
-  sharearray_build_delete(build);
+  give_up(build);
   return code;
 }
 
@@ -264,7 +288,7 @@ static int import_from(sharearray_store *store, const char *source) {
   sharearray_import_delete(import);
   if (code == 0) return publish(store, build, draft);
   sharearray_draft_delete(draft);
-  sharearray_build_delete(build);
+  give_up(build);
   return code;
 }
 
@@ -328,6 +352,7 @@ static const struct step steps[] = {
     {"build over a partial file", partial_entry, build_written, NEW},
     {"build beside a dead Python's lock", python_lock, build_in_place, NEW},
     {"build that lost its lock", nothing, build_without_lock, NEW},
+    {"build with an owner and a mode", nothing, build_given_away, NEW},
     {"refresh", entry, refresh, NEW},
     {"free", entry, free_entry, 0},
     {"free beside a dead lock", entry_beside_dead_lock, free_entry, 0},
