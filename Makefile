@@ -35,7 +35,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo serve lint sanitize fuzz torture install env clean
+.PHONY: all help test demo serve lint sanitize fuzz torture coverage install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -81,6 +81,19 @@ torture: ## kill and fail the core at every step; QUICK=1 takes the short cut th
 	@.ci/tally start
 	@$(MAKE) run-torture
 	@.ci/tally sum
+
+# Killed processes leave no counts. The harnesses make the files of the counts, then all users may write.
+coverage: ## which lines of the core the harnesses, the torture programs and the specs run
+	@$(here) .ci/setup test
+	@$(MAKE) all $(preloads) $(programs)
+	@rm -f $(BUILD)/coverage/core/*.gcda
+	@mkdir -p $(BUILD)/coverage
+	@echo 'running all that there is; what it says goes to $(BUILD)/coverage/log'
+	@export QUICK=1 TALLY=$(BUILD)/coverage/tally; for part in all run-harnesses open-counts run-torture run-specs; do \
+	  $(MAKE) BUILD=$(BUILD)/coverage CFLAGS='$(counting)' $$part; \
+	done >$(BUILD)/coverage/log 2>&1
+	@.ci/coverage $(BUILD)/coverage/core spec/torture/uncovered.txt
+counting = -O0 -g --coverage -fprofile-update=atomic -fprofile-filter-files=^core/
 
 install: all ## install to DESTDIR/PREFIX (/usr/local)
 	install -D -m 644 core/sharearray.h '$(DESTDIR)$(PREFIX)/include/sharearray.h'
@@ -152,7 +165,7 @@ $(BUILD)/fuzz/%_fuzz: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch])
 	@mkdir -p $(@D)
 	clang -std=c11 -g -O1 -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< core/*.c $(LDLIBS)
 
-.PHONY: run-tests run-harnesses run-torture run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
+.PHONY: run-tests run-harnesses run-torture open-counts run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
 
 run-tests: all $(preloads) $(programs)
 	@.ci/tally start
@@ -168,9 +181,12 @@ run-torture: all $(tortures) $(BUILD)/spec/fail_preload.so
 	@for program in $(tortures); do .ci/tally harness "$$program" "$$program"; done
 	@$(here) .ci/tally harness 'faults under Lua' env LD_PRELOAD=$(BUILD)/spec/fail_preload.so $(LUAJIT) spec/torture/faults.lua
 
+open-counts:
+	@chmod -R a+rwX $(BUILD)
+
 # $(call busted,NAME,INTERPRETER). Specs start their workers with the interpreter they run under.
 busted = $(here) SHAREARRAY_TEST_LUAJIT="$$(realpath "$$(command -v $(2))")" .ci/tally busted '$(1)' \
-  $(2) spec/support/busted.lua --ignore-lua --helper=spec/support/tally.lua --output=TAP $(SPEC)
+  $(2) spec/support/busted.lua --ignore-lua --cpath='$(CURDIR)/$(BUILD)/lib/?.so' --helper=spec/support/tally.lua --output=TAP $(SPEC)
 
 run-specs:
 	@$(call busted,specs,$(LUAJIT))
