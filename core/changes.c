@@ -99,6 +99,8 @@ void sa_changes_look(sharearray_store *store) {
   /* A server's worker goes on as another user with what root opened before the fork. */
   if (uid != store->uid) page_none(store);
   store->uid = uid;
+  /* Without a mapping in a user namespace: a page of this uid may be anybody's, who might truncate it. */
+  if ((int64_t)uid == store->overflow_uid) return;
   page_path(store, path);
   if (sys.lstat(path, &st) == 0) {
     if (st.st_ino != store->page_ino) page_open(store, path);
