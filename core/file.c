@@ -24,12 +24,12 @@ int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset) {
   const char *at = bytes;
   while (size) {
     ssize_t n = sys.pwrite(fd, at, size > SA_PIECE ? SA_PIECE : (size_t)size, (off_t)offset);
-    if (n < 0 && errno != EINTR) return -1;
-    if (n > 0) {
-      at += n;
-      size -= (uint64_t)n;
-      offset += (uint64_t)n;
-    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n == 0) errno = EIO; /* or it would be asked for ever */
+    if (n <= 0) return -1;
+    at += n;
+    size -= (uint64_t)n;
+    offset += (uint64_t)n;
   }
   return 0;
 }
