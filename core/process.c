@@ -53,17 +53,20 @@ static void after_fork_in_child(void) {
   pthread_mutex_unlock(&mutex); /* the child's only thread is the one that took it */
 }
 
-static int atfork_error;
+static atomic_int atfork_error;
 static void register_atfork(void) {
-  atfork_error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+  atomic_store(&atfork_error, pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child));
 }
 
 int sa_process_init(char *message) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, register_atfork);
-  if (!atfork_error) return 0;
-  errno = atfork_error;
-  return sa_fail_errno(message, "pthread_atfork");
+  if (!atomic_load(&atfork_error)) return 0;
+  pthread_mutex_lock(&mutex); /* there was no memory for it: try again */
+  if (atomic_load(&atfork_error)) register_atfork();
+  pthread_mutex_unlock(&mutex);
+  errno = atomic_load(&atfork_error);
+  return errno ? sa_fail_errno(message, "pthread_atfork") : 0;
 }
 
 int sharearray_first(unsigned what) {
