@@ -140,7 +140,8 @@ $(BUILD)/spec/torture/%: spec/torture/%.c $(objects)
 	$(CC) $(flags) $(CPPFLAGS) -Icore -MMD -MP $(LDFLAGS) $(wrapped:%=-Wl,--wrap=%) -o $@ $< $(objects) $(LDLIBS)
 
 # What can fail although it is no call of the table in core/sys.h.
-$(BUILD)/spec/torture/fail: wrapped = malloc calloc realloc strdup free fdopendir readdir inflateInit2_ clock_gettime
+$(BUILD)/spec/torture/fail: wrapped = malloc calloc realloc strdup free fdopendir readdir inflateInit2_ \
+  inflate pthread_atfork clock_gettime
 
 $(BUILD)/spec/%_preload.so: spec/support/%_preload.c
 	@mkdir -p $(@D)

@@ -29,6 +29,8 @@ void __real_free(void *memory);
 DIR *__real_fdopendir(int fd);
 struct dirent *__real_readdir(DIR *directory);
 int __real_inflateInit2_(z_stream *z, int bits, const char *version, int size);
+int __real_inflate(z_stream *z, int flush);
+int __real_pthread_atfork(void (*before)(void), void (*parent)(void), void (*child)(void));
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 
 void *__wrap_malloc(size_t size);
@@ -39,6 +41,8 @@ void __wrap_free(void *memory);
 DIR *__wrap_fdopendir(int fd);
 struct dirent *__wrap_readdir(DIR *directory);
 int __wrap_inflateInit2_(z_stream *z, int bits, const char *version, int size);
+int __wrap_inflate(z_stream *z, int flush);
+int __wrap_pthread_atfork(void (*before)(void), void (*parent)(void), void (*child)(void));
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 
 static void *taken(void *memory) {
@@ -68,6 +72,12 @@ struct dirent *__wrap_readdir(DIR *open) {
 
 int __wrap_inflateInit2_(z_stream *z, int bits, const char *version, int size) {
   return allocation_fails() ? Z_MEM_ERROR : __real_inflateInit2_(z, bits, version, size);
+}
+
+int __wrap_inflate(z_stream *z, int flush) { return allocation_fails() ? Z_MEM_ERROR : __real_inflate(z, flush); }
+
+int __wrap_pthread_atfork(void (*before)(void), void (*parent)(void), void (*child)(void)) {
+  return allocation_fails() ? ENOMEM : __real_pthread_atfork(before, parent, child);
 }
 
 /* Waiting costs no time here: the clocks go forward instead. */
@@ -219,6 +229,33 @@ static void fail_allocations(const struct step *step) {
   allocation_to_fail = from_then_on = 0;
 }
 
+/* What a process allocates once: each try in a child that has used nothing of the core yet. */
+static bool fail_first_allocations(void) {
+  int status = 1;
+  long n = 0;
+  for (bool failed = true; failed; n++) {
+    pid_t child = fork();
+    if (child == 0) {
+      kernel.futex = futex_without_sleep;
+      allocation_to_fail = n + 1;
+      arm();
+      int code = run_step(&steps[0]);
+      disarm();
+      check_result(&steps[0], code);
+      check_next_call(&steps[0], code >= 0);
+      if (wrong) printf("# first use: allocation %ld: %s\n", n + 1, wrong);
+      exit(wrong ? 1 : faults_given ? 0 : 2);
+    }
+    waitpid(child, &status, 0);
+    failed = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    clear(false);
+  }
+  bool right = WIFEXITED(status) && WEXITSTATUS(status) == 2;
+  printf("%s first use in a process: %ld allocations\n", right ? "ok" : "not ok", n - 1);
+  fflush(stdout);
+  return right;
+}
+
 int main(void) {
   bool quick = getenv("QUICK");
   int status = 0;
@@ -226,6 +263,7 @@ int main(void) {
   signal(SIGALRM, hang);
   make_base();
   wrap_calls(PLAIN);
+  status |= !fail_first_allocations();
   run_once(&steps[0]);
   judged = true;
   for (int i = 0; i < STEPS; i++) {
