@@ -1,9 +1,11 @@
 /* Every step, killed: each step of spec/torture/steps.h is done once for every system call that it makes,
  * by a process that is stopped just before this call, or just after it. While it stands there four others
  * wait, read, refresh and free the same id. Then it is killed by SIGKILL, and the others must come to
- * their ends with right data and without leaks; nobody, NumPy included, may see anything partial; and one
- * sweep later the directory holds finished entries only. A third way to be killed: on the run, at that
- * call, with the others already at work.
+ * their ends with right data and without leaks; nobody, NumPy included, may see anything partial; no two
+ * may build at once; and one sweep later the directory holds finished entries only.
+ *
+ * Two more ways: killed on the run, at that call, with the others already at work; and not killed but
+ * merely late: it goes on after the others have done what they could, and must succeed.
  *
  * All of it as root and as an ordinary user, whom the kernel denies more, and on each kind of kernel of
  * spec/torture/calls.h. Most of a case is waiting, so several shards of the sweep run side by side. */
@@ -20,14 +22,14 @@ enum {
   ALLOWED = 10000  /* ms before a late one is a failure: machines are busy */
 };
 
-enum moment { BEFORE, AFTER, RUNNING, MOMENTS };
-static const char *const moment_names[] = {"before", "after", "running at"};
+enum moment { BEFORE, AFTER, RUNNING, LATE, MOMENTS };
+static const char *const moment_names[] = {"killed before", "killed after", "killed running at", "late at"};
 
 /* ---- What the shards report, in shared memory ---- */
 
 static struct report {
-  atomic_long kills[MOMENTS], missed, failures, late, slowest; /* slowest: microseconds */
-  atomic_long calls;                                           /* of the step, over all kinds */
+  atomic_long cases[MOMENTS], failures, late, slowest; /* slowest: microseconds */
+  atomic_long calls;                                   /* of the step, over all kinds */
 } * reports;
 
 static char what_is_done[192];
@@ -62,7 +64,8 @@ static int my_role;
 
 /* Shared by the processes of a case. */
 static struct {
-  atomic_bool victim_builds, victim_dies, victim_is_dead;
+  atomic_bool victim_builds, victim_dies, victim_is_over;
+  atomic_bool go_on;   /* LATE */
   atomic_int building; /* survivors */
   atomic_bool two_built;
 } * shared;
@@ -84,7 +87,7 @@ static bool hear(struct event *event, double deadline) {
 
 static void stop_here(void) {
   tell(STOPPED, NULL);
-  for (;;) pause();
+  while (!atomic_load(&shared->go_on)) usleep(200);
 }
 
 static void die_here(void) {
@@ -110,20 +113,25 @@ static void be_victim(const struct step *step, long n, enum moment moment) {
   plan.at = n;
   plan.stop = moment == RUNNING ? die_here : stop_here;
   on_build = victim_marks_build;
+  struct holdings before = holdings_now();
   arm();
-  run_step(step);
+  int code = run_step(step);
   disarm();
+  struct holdings after = holdings_now();
+  compare_holdings(&before, &after);
+  if (code == SHAREARRAY_WAIT) blame("waited without end");
+  if (code < 0 && code != SHAREARRAY_EABSENT) blame(message); /* ABSENT: freed before it looked */
   tell(DONE, wrong);
 }
 
 static void say_busy(void) { tell(BUSY, NULL); }
 
-/* Reads until the victim is dead, and once more. */
+/* Reads until the victim is dead or done, and once more. */
 static int read_all_the_time(sharearray_store *store) {
   int code = 0;
   bool last = false;
   for (int i = 0; !last && !wrong; i++) {
-    last = atomic_load(&shared->victim_is_dead);
+    last = atomic_load(&shared->victim_is_over);
     sharearray_info info;
     code = get_entry(store);
     if (code < 0 && code != SHAREARRAY_EABSENT) return code;
@@ -226,75 +234,88 @@ static void check_directory(void) {
 
 /* ---- One case ---- */
 
-/* Hears them until each of the four is busy or done: true. `done` counts. */
-static bool gather(int *done, bool until_done, double deadline) {
-  bool busy[ROLES] = {false};
-  int count = *done;
-  while (*done < 4 && (until_done || count < 4)) {
-    struct event event;
-    if (!hear(&event, deadline)) return false;
-    if (event.role == VICTIM && *event.why) blame("the victim itself is wrong");
-    if (event.role == VICTIM) continue;
-    if (!busy[event.role]) count++;
-    busy[event.role] = true;
-    if (event.what != DONE) continue;
-    (*done)++;
-    if (*event.why) {
-      static char text[160];
-      snprintf(text, sizeof text, "%s: %s", role_names[event.role], event.why);
-      blame(text);
-    }
-  }
-  return true;
+static bool heard_of[ROLES], done[ROLES];
+
+static void take(const struct event *event) {
+  static char text[160];
+  heard_of[event->role] = true;
+  if (event->what == DONE) done[event->role] = true;
+  if (event->what != DONE || !*event->why) return;
+  snprintf(text, sizeof text, "%s: %s", role_names[event->role], event->why);
+  blame(text);
 }
 
-/* Until the victim stands where it shall: false if it came to its end instead. */
-static bool await_victim(void) {
+/* Listens until it is true of all roles from `first` to `last`. */
+static void await(const bool *what, int first, int last, const char *otherwise) {
+  double deadline = now() + ALLOWED / 1e3;
   struct event event;
-  if (!hear(&event, now() + ALLOWED / 1e3)) return blame("the victim hangs"), false;
-  if (event.what == DONE && *event.why) blame("the victim itself is wrong");
-  return event.what == STOPPED;
+  for (int role = first; role <= last; role++)
+    while (!what[role]) {
+      if (!hear(&event, deadline)) return blame(otherwise);
+      take(&event);
+    }
 }
 
-static void kill_once(const struct step *step, long n, enum moment moment, struct report *report) {
-  pid_t pids[ROLES];
-  int status, done = 0;
-  wrong = NULL;
-  clear(false);
-  step->prepare();
-  bool partial = step->prepare == partial_entry;
-  if (pipe2(events, O_CLOEXEC) != 0) exit(1);
-  memset(shared, 0, sizeof *shared);
-  if (moment == RUNNING)
-    for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
-  pids[VICTIM] = start(VICTIM, step, n, moment);
-  bool stopped = moment != RUNNING && await_victim();
-  if (stopped) look(partial);
-  if (moment != RUNNING)
-    for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
-  if (moment != RUNNING && !gather(&done, false, now() + ALLOWED / 1e3)) blame("a survivor hangs before the kill");
-  if (stopped) look(partial);
-  if (moment != RUNNING) {
+/* The victim goes its way: when it was over. */
+static double release(pid_t victim, enum moment moment, int *status) {
+  if (moment == LATE) {
+    atomic_store(&shared->go_on, true);
+    await(done, VICTIM, VICTIM, "the victim hangs");
+  } else if (moment != RUNNING) {
     atomic_store(&shared->victim_dies, true);
-    kill(pids[VICTIM], SIGKILL);
+    kill(victim, SIGKILL);
   }
-  waitpid(pids[VICTIM], &status, 0);
-  double died = now();
-  atomic_store(&shared->victim_is_dead, true);
-  if (!gather(&done, true, died + ALLOWED / 1e3)) blame("a survivor hangs");
-  long took = (long)((now() - died) * 1e6), slowest = atomic_load(&report->slowest);
+  if (wrong) kill(victim, SIGKILL);
+  waitpid(victim, status, 0);
+  atomic_store(&shared->victim_is_over, true);
+  return now();
+}
+
+static void note_time(struct report *report, double seconds) {
+  long took = (long)(seconds * 1e6), slowest = atomic_load(&report->slowest);
   while (took > slowest && !atomic_compare_exchange_weak(&report->slowest, &slowest, took)) {
   }
   if (took > PROMISED * 1000) atomic_fetch_add(&report->late, 1);
+}
+
+static void run_case(const struct step *step, long n, enum moment moment, struct report *report) {
+  pid_t pids[ROLES];
+  int status;
+  bool partial = step->prepare == partial_entry, stopped = false;
+  if (moment == RUNNING)
+    for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
+  pids[VICTIM] = start(VICTIM, step, n, moment);
+  if (moment != RUNNING) {
+    await(heard_of, VICTIM, VICTIM, "the victim hangs");
+    stopped = !done[VICTIM];
+    if (stopped) look(partial);
+    for (int role = WAITER; role < ROLES; role++) pids[role] = start(role, step, n, moment);
+    await(heard_of, WAITER, FREER, "a survivor hangs beside the victim");
+    if (stopped) look(partial);
+  }
+  double over = release(pids[VICTIM], moment, &status);
+  await(done, WAITER, FREER, "a survivor hangs");
+  note_time(report, now() - over);
   for (int role = WAITER; role < ROLES; role++) {
     if (wrong) kill(pids[role], SIGKILL);
     waitpid(pids[role], NULL, 0);
   }
+  if (moment == LATE ? stopped : WIFSIGNALED(status)) atomic_fetch_add(&report->cases[moment], 1);
+}
+
+static void sweep_case(const struct step *step, long n, enum moment moment, struct report *report) {
+  wrong = NULL;
+  clear(false);
+  step->prepare();
+  if (pipe2(events, O_CLOEXEC) != 0) exit(1);
+  memset(shared, 0, sizeof *shared);
+  memset(heard_of, 0, sizeof heard_of);
+  memset(done, 0, sizeof done);
+  run_case(step, n, moment, report);
   if (atomic_load(&shared->two_built)) blame("two build at once");
   close(events[0]);
   close(events[1]);
   check_directory();
-  atomic_fetch_add(WIFSIGNALED(status) ? &report->kills[moment] : &report->missed, 1);
   if (wrong) complain(report, wrong);
 }
 
@@ -320,8 +341,8 @@ static void make_directory(int shard, const char *user) {
   if (chown(directory, ORDINARY_USER, ORDINARY_USER) || setgid(ORDINARY_USER) || setuid(ORDINARY_USER)) exit(1);
 }
 
-/* This shard's part of the cases. In a short cut, the stopped victims on the plain kernel only, and every
- * seventh of the others. */
+/* This shard's part of the cases. In a short cut, kills before and after every call on the plain kernel, and
+ * every seventh of all others. */
 static void run_shard(int shard, int shards, const char *user) {
   bool quick = getenv("QUICK");
   long serial = 0;
@@ -333,11 +354,11 @@ static void run_shard(int shard, int shards, const char *user) {
       if (shard == 0) atomic_fetch_add(&reports[i].calls, calls);
       for (long n = 1; n <= calls; n++)
         for (int moment = 0; moment < MOMENTS; moment++) {
-          if (quick && (kind != PLAIN || moment == RUNNING) && (n + moment + i) % 7 != 0) continue;
+          if (quick && (kind != PLAIN || moment >= RUNNING) && (n + moment + i) % 7 != 0) continue;
           if (serial++ % shards != shard) continue;
-          snprintf(what_is_done, sizeof what_is_done, "%s: killed %s call %ld, %s, on %s, as %s", steps[i].name,
+          snprintf(what_is_done, sizeof what_is_done, "%s: %s call %ld, %s, on %s, as %s", steps[i].name,
                    moment_names[moment], n, call_infos[calls_seen[n]].name, kernel_names[kind], user);
-          kill_once(&steps[i], n, moment, &reports[i]);
+          sweep_case(&steps[i], n, moment, &reports[i]);
         }
     }
   exit(0);
@@ -354,10 +375,12 @@ static void start_shards(int first, int count, const char *user) {
 }
 
 static int print_report(const struct step *step, const struct report *report) {
-  bool failed = report->failures || !report->kills[BEFORE] || !report->kills[AFTER];
-  printf("%s %s: %ld calls, killed %ld times before, %ld after, %ld running; slowest survivor %ld ms, %ld over %d ms\n",
-         failed ? "not ok" : "ok", step->name, report->calls, report->kills[BEFORE], report->kills[AFTER],
-         report->kills[RUNNING], report->slowest / 1000, report->late, PROMISED);
+  const atomic_long *cases = report->cases;
+  bool failed = report->failures || !cases[BEFORE] || !cases[AFTER] || !cases[LATE];
+  printf("%s %s: %ld calls; killed %ld times before, %ld after, %ld running; %ld times late; slowest survivor %ld ms, "
+         "%ld over %d ms\n",
+         failed ? "not ok" : "ok", step->name, report->calls, cases[BEFORE], cases[AFTER], cases[RUNNING], cases[LATE],
+         report->slowest / 1000, report->late, PROMISED);
   return failed;
 }
 
@@ -376,7 +399,7 @@ int main(void) {
   status |= failed != 0;
   for (int i = 0; i < STEPS; i++) {
     status |= print_report(&steps[i], &reports[i]);
-    for (int moment = 0; moment < MOMENTS; moment++) kills += reports[i].kills[moment];
+    kills += reports[i].cases[BEFORE] + reports[i].cases[AFTER] + reports[i].cases[RUNNING];
     if (reports[i].slowest > slowest) slowest = reports[i].slowest;
   }
   printf("# in all %ld kills, slowest survivor %ld ms\n", kills, slowest / 1000);
