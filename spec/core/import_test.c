@@ -271,6 +271,76 @@ static void refuses_with_the_reason(void) {
   expect(&(struct entry){"\xc3\xa4\xe2\x82\xac.npy", npy, size, 8, 0}, 1, 0, "");
 }
 
+/* A header longer than what is read at first. */
+static void reads_a_long_header(void) {
+  char npy[4096];
+  make_npy(npy, '<', false);
+  memmove(npy + 3000, npy + 128, 24);
+  memset(npy + 127, ' ', 3000 - 127);
+  npy[8] = (char)((3000 - 10) & 0xff);
+  npy[9] = (char)((3000 - 10) >> 8);
+  npy[2999] = '\n';
+  write_file(npy, 3024);
+  CHECK(import_file() == 0);
+}
+
+/* So many members that their directory is longer than what is read of the file's end at first. */
+static void reads_a_long_directory(void) {
+  enum { COUNT = 3000 };
+  static sharearray_member members[COUNT];
+  static char names[COUNT][16];
+  char npy[256];
+  uint64_t size = make_npy(npy, '<', false), bytes, end = 0;
+  for (int i = 0; i < COUNT; i++) {
+    snprintf(names[i], sizeof names[i], "m%07d.npy", i);
+    members[i] = (sharearray_member){.name = names[i], .name_length = 12, .size = size};
+    members[i].crc = sharearray_crc32(0, npy, size);
+  }
+  CHECK(sharearray_npz_plan(members, COUNT, &bytes, message) == 0);
+  char *file = calloc(1, bytes);
+  for (uint64_t i = 0; i < COUNT; i++) {
+    sharearray_npz_frame(members, COUNT, i, file + end);
+    memcpy(file + members[i].offset, npy, size);
+    end = members[i].offset + size;
+  }
+  sharearray_npz_frame(members, COUNT, COUNT, file + end);
+  write_file(file, bytes);
+  free(file);
+  CHECK(import_file() == 0);
+}
+
+/* Sparse files that claim more than is taken on. */
+static void refuses_what_is_too_large(void) {
+  unsigned char end[22] = {0};
+  char npy[256];
+  uint64_t length = 65 << 20;
+  put(put(put(put(end, 4, 0x06054b50), 4, 0), 2, 1), 2, 1);
+  put(end + 12, 4, length);
+  write_file("PK\3\4", 4);
+  int fd = open(path, O_WRONLY);
+  CHECK(pwrite(fd, end, sizeof end, (off_t)length) == sizeof end && close(fd) == 0);
+  CHECK(import_file() == SHAREARRAY_EUNSUPPORTED && strstr(message, "larger than 64 MiB"));
+  make_npy(npy, '<', true);
+  memset(npy + 10, ' ', 117);
+  sprintf(npy + 10, "{'descr': '|V%d', 'fortran_order': True, 'shape': (2, 2), }", (16 << 20) + 1);
+  npy[10 + strlen(npy + 10)] = ' ';
+  write_file(npy, 128);
+  CHECK(truncate(path, 128 + 4 * ((16 << 20) + 1)) == 0);
+  CHECK(import_file() == SHAREARRAY_EUNSUPPORTED && strstr(message, "more than 16 MiB"));
+}
+
+static void refuses_another_imports_draft(void) {
+  char npy[256];
+  sharearray_import *import = NULL;
+  sharearray_draft *draft = NULL;
+  write_file(npy, make_npy(npy, '<', false));
+  CHECK(sharearray_import_new(path, "", &import, message) == 0);
+  CHECK(sharearray_draft_new(store, 100, &draft, message) == 0);
+  CHECK(sharearray_import_step(import, draft, 1, message) == SHAREARRAY_EINVAL && strstr(message, "not made for"));
+  sharearray_draft_delete(draft);
+  sharearray_import_delete(import);
+}
+
 static int calls;
 
 static ssize_t pread_shorter(int fd, void *bytes, size_t size, off_t offset) {
@@ -310,6 +380,10 @@ int main(void) {
   RUN(survives_every_change_of_an_npy_file);
   RUN(survives_every_change_of_an_npz_file);
   RUN(refuses_with_the_reason);
+  RUN(reads_a_long_header);
+  RUN(reads_a_long_directory);
+  RUN(refuses_what_is_too_large);
+  RUN(refuses_another_imports_draft);
   RUN(reads_in_whatever_pieces_the_kernel_gives);
   sharearray_store_delete(store);
   unlink(path);

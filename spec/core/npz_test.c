@@ -225,7 +225,23 @@ static void goes_past_32_bits(void) {
   CHECK(sharearray_npy_write("|u1", 1, shape, (char *)base + members[0].offset, 128) == 128);
   CHECK(sharearray_npz_read(base, bytes, &read, &count, message) == SHAREARRAY_ECORRUPT);
   CHECK(strstr(message, "small.npy is not usable") != NULL);
+  put(base + tail + 46 + 8, 2, 0x5455); /* another extra field in its place: a time stamp */
+  CHECK(sharearray_npz_read(base, bytes, &read, &count, message) == SHAREARRAY_ECORRUPT);
+  CHECK(strstr(message, "zip64 field is missing") != NULL);
   sharearray_unref(map);
+}
+
+/* The zip64 end record, and the locator behind it, each with a lie. */
+static void check_end64(unsigned char *file, uint64_t bytes) {
+  sharearray_member *read = NULL;
+  uint64_t count, locator = bytes - 22 - 20, end64 = locator - 56;
+  char message[SHAREARRAY_MESSAGE];
+  put(file + end64 + 40, 8, get(file + end64 + 40, 8) + 1);
+  CHECK(sharearray_npz_read(file, bytes, &read, &count, message) == SHAREARRAY_ECORRUPT);
+  CHECK(strstr(message, "not where it says") != NULL);
+  put(file + locator + 8, 8, 0);
+  CHECK(sharearray_npz_read(file, bytes, &read, &count, message) == SHAREARRAY_ECORRUPT);
+  CHECK(strstr(message, "zip64 end record is missing") != NULL);
 }
 
 static void counts_past_16_bits(void) {
@@ -246,6 +262,7 @@ static void counts_past_16_bits(void) {
   CHECK(sharearray_npz_read(file, bytes, &read, &count, NULL) == 0 && count == COUNT);
   CHECK(read && read[COUNT - 1].offset == members[COUNT - 1].offset);
   free(read);
+  check_end64(file, bytes);
   free(file);
   free(names);
   free(members);

@@ -85,7 +85,20 @@ static void options_are_checked(void) {
   options = no_owner;
   options.mode = 0666;
   CHECK(open_store(options, &none) == SHAREARRAY_EINVAL && strstr(message, "invalid mode"));
-  CHECK(!none);
+  CHECK(!none && strcmp(sharearray_code(SHAREARRAY_EINVAL), "argument") == 0);
+}
+
+static void a_state_has_its_reason(void) {
+  char bytes[4096], *order;
+  sharearray_info info;
+  size_t size = make_file(bytes);
+  for (order = bytes + 10; *order != '<';) order++;
+  *order = '>';
+  int fd = open(path_of("s.npy"), O_CREAT | O_EXCL | O_WRONLY, 0644);
+  CHECK(fd >= 0 && write(fd, bytes, size) == (ssize_t)size && close(fd) == 0);
+  CHECK(sharearray_stat(store, "s", &info, message) == 0 && info.state == SHAREARRAY_STATE_UNSUPPORTED);
+  CHECK(strstr(info.reason, "big-endian"));
+  unlink(path_of("s.npy"));
 }
 
 static void members_are_checked(void) {
@@ -231,9 +244,19 @@ static int use_parents_draft(void) {
          sharearray_draft_write(parents_draft, "", 1, message) == SHAREARRAY_EUNSUPPORTED;
 }
 
+static void *mmap_without_memory(void *address, size_t length, int protection, int flags, int fd, off_t offset) {
+  (void)address, (void)length, (void)protection, (void)flags, (void)fd, (void)offset;
+  errno = ENOMEM;
+  return MAP_FAILED;
+}
+
 static void a_child_cannot_fill_its_parents_draft(void) {
-  parents_draft = make_draft(false);
+  struct sa_sys kept = sys;
+  parents_draft = make_draft(true);
   CHECK(in_child(use_parents_draft) == 1);
+  sys.mmap = mmap_without_memory; /* not even a copy of it */
+  CHECK(in_child(use_parents_draft) == 1);
+  sys = kept;
   sharearray_draft_delete(parents_draft);
 }
 
@@ -309,6 +332,7 @@ int main(void) {
   if (open_store(options, &store) != 0) return puts(message), 1;
   RUN(options_are_checked);
   RUN(members_are_checked);
+  RUN(a_state_has_its_reason);
   RUN(no_more_is_lent_than_there_is);
   RUN(a_draft_larger_than_the_machine_is_refused_at_once);
   RUN(an_entry_that_comes_and_goes_for_ever_is_given_up);
