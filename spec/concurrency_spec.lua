@@ -88,6 +88,24 @@ describe("one process", function()
     assert.equal("recursive", code)
   end)
 
+  it("whose sleep raises in the middle of a publication gives the build up, and may ask again", function()
+    local broken = true
+    local yielding = sharearray.new { shm_path = directory, sleep = function()
+      if broken then error("no sleep here", 0) end
+      coroutine.yield()
+    end }
+    local first, again
+    local task = coroutine.create(function()
+      first = { pcall(yielding.cache, yielding, "x", sharearray.array({ 1 })) }
+      broken = false
+      again = { yielding:cache("x", sharearray.array({ 2 })) }
+    end)
+    while coroutine.status(task) ~= "dead" do assert(coroutine.resume(task)) end
+    assert.same({ false, "no sleep here" }, first)
+    assert.equal(2, assert(unpack(again))(0))
+    assert.same({ "sharearray_x.npy" }, machine.names(directory))
+  end)
+
   it("gives a build up when its coroutine is collected", function()
     local builder = coroutine.wrap(function()
       return store:cache("x", function(alloc)
