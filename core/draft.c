@@ -6,19 +6,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-static int no_space(const sharearray_draft *draft, char *message) {
-  const char *path = draft->store->shm_path;
-  struct statfs fs;
-  if (sys.statfs(path, &fs) != 0) return sa_fail(message, SHAREARRAY_ENOSPACE, "%s is full", path);
-  unsigned long long block = (unsigned long long)fs.f_bsize;
-  return sa_fail(message, SHAREARRAY_ENOSPACE,
-                 "no space in %s: %llu bytes needed, %llu free of %llu; free entries, or make it larger (mount -o "
-                 "remount,size=..., for a container --shm-size)",
-                 path, (unsigned long long)draft->bytes, fs.f_bavail * block, fs.f_blocks * block);
-}
-
 static int io_error(const sharearray_draft *draft, const char *what, char *message) {
-  if (errno == ENOSPC || errno == EDQUOT) return no_space(draft, message);
+  if (errno == ENOSPC || errno == EDQUOT) return sa_no_space(draft->store, draft->bytes, message);
   return sa_fail_errno(message, "cannot %s a file in %s", what, draft->store->shm_path);
 }
 
@@ -26,7 +15,7 @@ static int io_error(const sharearray_draft *draft, const char *what, char *messa
 static int check_space(const sharearray_draft *draft, char *message) {
   struct statfs fs;
   if (sys.statfs(draft->store->shm_path, &fs) != 0 || fs.f_blocks == 0) return 0; /* 0: a tmpfs without limit */
-  if (draft->bytes / (uint64_t)fs.f_bsize > fs.f_bavail) return no_space(draft, message);
+  if (draft->bytes / (uint64_t)fs.f_bsize > fs.f_bavail) return sa_no_space(draft->store, draft->bytes, message);
   return 0;
 }
 

@@ -82,11 +82,28 @@ static int create_temporary(const sharearray_store *store, uint32_t mode, struct
   return -1;
 }
 
+int sa_no_space(const sharearray_store *store, uint64_t bytes, char *message) {
+  const char *path = store->shm_path;
+  struct statfs fs;
+  if (sys.statfs(path, &fs) != 0) return sa_fail(message, SHAREARRAY_ENOSPACE, "%s is full", path);
+  if (fs.f_files && fs.f_ffree == 0)
+    return sa_fail(message, SHAREARRAY_ENOSPACE,
+                   "no space in %s: all of its %llu inodes are used; free entries, or allow more files (mount -o "
+                   "remount,nr_inodes=...)",
+                   path, (unsigned long long)fs.f_files);
+  unsigned long long block = (unsigned long long)fs.f_bsize;
+  return sa_fail(message, SHAREARRAY_ENOSPACE,
+                 "no space in %s: %llu bytes needed, %llu free of %llu; free entries, or make it larger (mount -o "
+                 "remount,size=..., for a container --shm-size)",
+                 path, (unsigned long long)bytes, fs.f_bavail * block, fs.f_blocks * block);
+}
+
 int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file *file, char *message) {
   file->temporary[0] = '\0';
   file->fd = sa_process_open(store->shm_path, O_TMPFILE | O_RDWR, mode);
   /* EISDIR: a kernel that does not know O_TMPFILE; EOPNOTSUPP: a file system that does not. */
   if (file->fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR)) file->fd = create_temporary(store, mode, file);
+  if (file->fd < 0 && errno == ENOSPC) return sa_no_space(store, 0, message);
   if (file->fd < 0) return sa_fail_errno(message, "cannot create a file in %s", store->shm_path);
   if (store->owner >= 0 && sys.fchown(file->fd, (uid_t)store->owner, (gid_t)-1) != 0) {
     int code = sa_fail_errno(message, "cannot give a file in %s to uid %lld", store->shm_path, (long long)store->owner);

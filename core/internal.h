@@ -120,6 +120,8 @@ int sa_file_link(struct sa_file *file, const char *path, char *message);
 /* Over whatever stands under `path`, in one step, by way of `by`. */
 int sa_file_replace(struct sa_file *file, const char *by, const char *path, char *message);
 int sa_file_mode(struct sa_file *file, mode_t mode);
+/* ENOSPACE with the figures: `bytes` more did not fit into the store's directory. */
+int sa_no_space(const sharearray_store *store, uint64_t bytes, char *message);
 void sa_file_close(struct sa_file *file);
 /* An OFD write lock on all of the file, without waiting: 0, or -1 and errno EAGAIN. */
 int sa_lock_file(int fd);

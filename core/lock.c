@@ -45,6 +45,11 @@ static int line_write(int fd, const struct line *line) {
   return written == LINE ? 0 : -1;
 }
 
+static int write_error(const sharearray_store *store, const char *path, char *message) {
+  if (errno == ENOSPC || errno == EDQUOT) return sa_no_space(store, LINE, message);
+  return sa_fail_errno(message, "cannot write %s", path);
+}
+
 /* For messages and the count of attempts; garbage gives a builder of whom nothing is known. */
 static void line_read(int fd, struct line *line) {
   char text[LINE + 1];
@@ -156,7 +161,7 @@ static int create(sharearray_store *store, const char *path, int *out, sharearra
   struct line line = line_of_mine(1);
   int code = sa_file_create(store, 0600, &file, message);
   if (code) return code;
-  if (line_write(file.fd, &line) != 0) code = sa_fail_errno(message, "cannot write %s", path);
+  if (line_write(file.fd, &line) != 0) code = write_error(store, path, message);
   else if (sa_lock_file(file.fd) != 0) code = sa_fail_errno(message, "cannot lock %s", path);
   else code = sa_file_link(&file, path, message);
   if (code) {
@@ -198,7 +203,8 @@ bool sa_lock_is_held_back(int fd) {
 
 /* A dead builder's lock becomes ours; or, where its builders are killed again and again (out of memory,
  * say), stays dead for a while. */
-static int inherit(const struct sa_paths *paths, int fd, sharearray_owner *owner, char *message) {
+static int inherit(const sharearray_store *store, const struct sa_paths *paths, int fd, sharearray_owner *owner,
+                   char *message) {
   struct line old, mine;
   line_read(fd, &old);
   if (pause_left(fd, &old) > 0) {
@@ -209,7 +215,7 @@ static int inherit(const struct sa_paths *paths, int fd, sharearray_owner *owner
   }
   mine = line_of_mine(old.owner.pid < 0 ? 1 : old.owner.attempt + 1);
   if (line_write(fd, &mine) != 0) {
-    int code = sa_fail_errno(message, "cannot write %s", paths->lock);
+    int code = write_error(store, paths->lock, message);
     sa_process_close(fd);
     return code;
   }
@@ -222,7 +228,7 @@ int sa_lock_take(sharearray_store *store, const struct sa_paths *paths, int *fd,
                  char *message) {
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     int result = sa_lock_look(store, paths->lock, fd, owner, message);
-    if (result == SA_LOCK_HELD) return inherit(paths, *fd, owner, message);
+    if (result == SA_LOCK_HELD) return inherit(store, paths, *fd, owner, message);
     if (result == SA_LOCK_NONE) result = create(store, paths->lock, fd, owner, message);
     if (result != SA_LOCK_NONE) return result;
   }

@@ -192,7 +192,7 @@ SHAREARRAY_API int sharearray_valid_id(const char *prefix, const char *id, size_
 /* One step towards the array: READY sets *map, BUILD sets *build, WAIT fills *ticket.
  * `flags`: 0, or GET, REFRESH, YIELDS, FINAL. Never blocks, and never runs anything of the caller's.
  * Removes what dead builders left. Errors: EABSENT (GET only), ECORRUPT, EUNTRUSTED, EDENIED,
- * EUNSUPPORTED, ERECURSIVE, EIO, EINVAL (id). */
+ * EUNSUPPORTED, ERECURSIVE, ENOSPACE (not even for the lock), EIO, EINVAL (id). */
 SHAREARRAY_API int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
                                      sharearray_map **map, sharearray_build **build, char *message);
 

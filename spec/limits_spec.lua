@@ -127,6 +127,21 @@ describe("a tmpfs of 8 MB", function()
     assert.same({ "filler", "sharearray_x.npy" }, machine.names(directory))
   end)
 
+  it("says no_space with the figures when it is full to the last byte, and when it has no inode left", function()
+    if not store then pending("needs mount") return end
+    machine.shell("dd if=/dev/zero of=" .. directory .. "/filler bs=4k")
+    local view, err, code = store:cache("x", sharearray.array({ 1 }))
+    assert.is_nil(view)
+    assert.equal("no_space", code, tostring(err))
+    assert.truthy(err:find("bytes needed, 0 free of 8388608") and err:find("shm%-size"), err)
+    assert.same({ "filler" }, machine.names(directory))
+    machine.shell(("cd %s && rm filler && mount -o remount,nr_inodes=20 . && touch $(seq 20)"):format(directory))
+    view, err, code = store:cache("x", sharearray.array({ 1 }))
+    assert.is_nil(view)
+    assert.equal("no_space", code, tostring(err))
+    assert.truthy(err:find("all of its 20 inodes are used", 1, true), err)
+  end)
+
   it("says no_space when another process takes the rest before a copy", function()
     if not store then pending("needs mount") return end
     local data = sharearray.array(("x"):rep(5 * 2 ^ 20))
