@@ -183,6 +183,22 @@ describe("one process", function()
     assert.equal(200, #machine.names(directory))
   end)
 
+  it("may use a store and its views in a finalizer that runs when the Lua state closes", function()
+    store:cache("x", sharearray.array({ 1, 2 }))
+    local worker = machine.worker([[
+      local view = assert(sharearray.get("x"))
+      local guard = newproxy(true)
+      getmetatable(guard).__gc = function()
+        say(sharearray.get("x")(1))
+        say(assert(sharearray.cache("y", sharearray.array({3})))(0))
+        say(#sharearray.list(), sharearray.free("y"), sharearray.stat("x").state)
+        say(view)
+      end
+      debug.getregistry().guard = guard
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    assert.equal("2\n3\n2 true ready\narray(closed)\n", worker:finish())
+  end)
+
   it("can load the module twice", function()
     local kept = {}
     for name in pairs(package.loaded) do

@@ -21,13 +21,20 @@ local TIDY = 256   -- ids that one call of tidy asks the file system about
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local store_out = ffi.new("sharearray_store *[1]")
 
-local function delete_store(handle) C.sharearray_store_delete(handle) end
-
 local Place = {}
 Place.__index = Place
 
 -- Shared by every store of the Lua state that means the same place, so that they share the memo.
 local places = setmetatable({}, { __mode = "v" })
+
+-- When the Lua state closes, LuaJIT finalizes all cdata before it runs the user's finalizers: those must
+-- find the place shut, not its handle dangling.
+local function delete_store(handle)
+  for key, place in pairs(places) do
+    if place.handle == handle then place.handle, place.memo, places[key] = nil, {}, nil end
+  end
+  C.sharearray_store_delete(handle)
+end
 
 local function key_of(settings)
   return table.concat({

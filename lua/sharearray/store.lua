@@ -42,7 +42,7 @@ end
 
 local function open(self, level)
   events.looked()
-  if self.place ~= UNOPENED then return self.place end
+  if self.place.handle then return self.place end -- else it is unopened, or shut
   local place, text, code = place_.open(self.settings, level + 1)
   if not place then return nil, text, code end
   self.place = place
