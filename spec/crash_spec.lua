@@ -120,22 +120,41 @@ describe("a builder killed", function()
 
   it("sixty times at random moments never shows anything partial", function()
     math.randomseed(20170401)
-    for round = 1, 60 do
-      local store = sharearray.new { shm_path = directory }
-      local program = BUILDER:gsub("hear%(%)", ""):gsub('"x"', '"r' .. round .. '"')
-      local builder = machine.worker(program, { "" }, env)
+    local store = sharearray.new { shm_path = directory }
+    local function start(id)
+      local builder = machine.worker((BUILDER .. '\nsay "built"\nhear()'):gsub('"x"', '"' .. id .. '"'), { "" }, env)
       builder:expect("building")
+      return builder
+    end
+    -- How long a build takes that nobody disturbs, from the moment it is let go.
+    local duration = math.huge
+    for i = 1, 3 do
+      local undisturbed = start("u" .. i)
+      local started = machine.now()
+      undisturbed:tell()
+      undisturbed:expect("built")
+      duration = math.min(duration, machine.now() - started)
+      undisturbed:kill()
+      undisturbed:wait()
+    end
+    local in_the_middle = 0
+    for round = 1, 60 do
+      local builder = start("r" .. round)
       local waiter = machine.worker((WAITER:gsub('"x"', '"r' .. round .. '"')), {}, env)
       waiter:expect("waiting")
-      local moment = machine.now() + math.random() * 0.004
+      local moment = machine.now() + math.random() * duration
+      builder:tell()
       while machine.now() < moment do end
       builder:kill()
-      builder:wait()
+      local status, said = builder:wait()
+      assert.equal(-9, status)
+      if not said:find("built") then in_the_middle = in_the_middle + 1 end
       waiter:finish()
       assert.equal(99999, assert(store:get("r" .. round))(99999))
     end
-    assert.equal(60, #assert(sharearray.list { shm_path = directory }))
-    assert.equal(60, #machine.names(directory))
+    assert.is_true(in_the_middle >= 10, in_the_middle .. " of 60 were killed in the middle")
+    assert.equal(63, #assert(sharearray.list { shm_path = directory }))
+    assert.equal(63, #machine.names(directory))
   end)
 
   it("again and again makes the next one hold back, and say so", function()
