@@ -20,13 +20,14 @@ local BUILDER = [[
   end)
 ]]
 
+-- It says "waiting" when it has met the builder's lock.
 local WAITER = [[
-  say "waiting"
+  local function log(line) if line:find("is building it; waiting", 1, true) then say "waiting" end end
   local view = assert(sharearray.cache("x", function(alloc)
     local x = alloc("int32", 100000)
     for i = 0, x.size - 1 do x.data[i] = i end
     return x
-  end))
+  end, {verbose = true, log_func = log}))
   local got = now()
   for i = 0, 99999 do assert(view(i) == i, "partial data") end
   say(("got %.6f"):format(got))
@@ -62,14 +63,12 @@ describe("a builder killed", function()
       { SHAREARRAY_SHM_PATH = directory, LD_PRELOAD = at and preload, KILL_AT = at })
     local waiters = {}
     local function start_waiters()
-      for i = 1, 3 do
-        waiters[i] = machine.worker(WAITER, {}, env)
-        waiters[i]:expect("waiting")
-      end
+      for i = 1, 3 do waiters[i] = machine.worker(WAITER, {}, env) end
     end
     if not step.early then
       builder:expect("building")
       start_waiters()
+      for _, waiter in ipairs(waiters) do waiter:expect("waiting") end
     end
     builder:tell()
     assert.equal(-9, (builder:wait()), "the builder was not killed at its step")

@@ -3,6 +3,12 @@ local ffi = require "ffi"
 local machine = require "support.machine"
 local sharearray = require "sharearray"
 
+-- It says "waiting" when it has met the builder's lock.
+local WAITER = [[
+  local function log(line) if line:find("is building it; waiting", 1, true) then say "waiting" end end
+  say(assert(sharearray.cache("x", error, {verbose = true, log_func = log}))(2))
+]]
+
 describe("processes that share an id", function()
   local directory, env
 
@@ -63,12 +69,8 @@ describe("processes that share an id", function()
       say "built"
     ]], {}, env)
     builder:expect("building")
-    local program = [[
-      say "waiting"
-      say(assert(sharearray.cache("x", error))(2))
-    ]]
     local waiters = {}
-    for i = 1, 8 do waiters[i] = machine.worker(program, {}, env) end
+    for i = 1, 8 do waiters[i] = machine.worker(WAITER, {}, env) end
     for i, waiter in ipairs(waiters) do
       waiter:expect("waiting")
       if i % 2 == 0 then
@@ -79,6 +81,41 @@ describe("processes that share an id", function()
     builder:tell()
     builder:finish()
     for i = 1, 8, 2 do assert.truthy(waiters[i]:finish():find("\n3\n")) end
+    assert.same({ "sharearray_x.npy" }, machine.names(directory))
+  end)
+
+  it("a builder whose fn fails hands over to a waiter, who runs its own", function()
+    local program = [[
+      local me = ...
+      local function log(line) if line:find("is building it; waiting", 1, true) then say "waiting" end end
+      local view, err, code = sharearray.cache("x", function()
+        say "building"
+        hear()
+        if me == "raises" then error("no " .. me, 0) end
+        if me == "gives nothing" then return nil, "no " .. me end
+        return sharearray.array({7})
+      end, {verbose = true, log_func = log})
+      say("got", view and view(0) or err, code)
+    ]]
+    local first = machine.worker(program, { "raises" }, env)
+    first:expect("building")
+    local others = {}
+    for i, what in ipairs { "gives nothing", "builds", "builds" } do
+      others[i] = machine.worker(program, { what }, env)
+      others[i]:expect("waiting")
+      others[i]:tell()
+    end
+    first:tell()
+    assert.truthy(first:finish():find("got no raises callback\n", 1, true))
+    local built, failed = 0, 0
+    for _, other in ipairs(others) do
+      local said = other:finish()
+      if said:find("building", 1, true) then built = built + 1 end
+      if said:find("got no gives nothing callback\n", 1, true) then failed = failed + 1
+      else assert.truthy(said:find("got 7 nil\n", 1, true), said) end
+    end
+    -- Whether the one that gives nothing had its turn before the array was there is chance.
+    assert.equal(1 + failed, built)
     assert.same({ "sharearray_x.npy" }, machine.names(directory))
   end)
 
@@ -93,7 +130,7 @@ describe("processes that share an id", function()
     builder:expect("building")
     local waiters = {}
     for i = 1, 4 do
-      waiters[i] = machine.worker([[say "waiting" say(assert(sharearray.cache("x", error))(2))]], {}, env)
+      waiters[i] = machine.worker(WAITER, {}, env)
       waiters[i]:expect("waiting")
     end
     os.remove(("%s/sharearray_.changes.%d"):format(directory, ffi.C.geteuid()))
@@ -187,7 +224,7 @@ describe("processes that share an id", function()
       sharearray.cache("x", function() say "building" hear() return sharearray.array({1}) end)
     ]], {}, env)
     builder:expect("building")
-    local waiter = machine.worker([[say "waiting" sharearray.cache("x", error)]], {}, env)
+    local waiter = machine.worker(WAITER, {}, env)
     waiter:expect("waiting")
     waiter:kill(machine.SIGINT)
     local _, said = waiter:wait()

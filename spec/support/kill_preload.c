@@ -1,7 +1,8 @@
 /* Preloaded into a worker: kills it, as SIGKILL does, at one call of the C library.
  *
  * KILL_AT="CALL:SUFFIX:before" or "...:after": at the first call of linkat, unlink, rename or
- * posix_fallocate whose path ends in SUFFIX (posix_fallocate has none: leave it empty). */
+ * posix_fallocate whose path ends in SUFFIX (posix_fallocate has none: leave it empty); "after" at the
+ * first one that succeeds. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -28,7 +29,7 @@ static void reach(const char *call, const char *path, const char *moment) {
   if (!next) *(void **)&next = dlsym(RTLD_NEXT, call);                                                                 \
   reach(call, path, "before");                                                                                         \
   result value = next names;                                                                                           \
-  reach(call, path, "after");                                                                                          \
+  if (value == 0) reach(call, path, "after");                                                                          \
   return value
 
 #pragma GCC visibility push(default)
