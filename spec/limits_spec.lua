@@ -66,6 +66,18 @@ describe("arrays and ids at their limits", function()
     assert.equal(1, assert(store:refresh("bad", sharearray.array({ 1 })))(0))
   end)
 
+  it("a file of elements larger than LuaJIT can have is refused, and disturbs no list", function()
+    local header = "{'descr': '<U200000000', 'fortran_order': False, 'shape': (0,), }"
+    local file = assert(io.open(directory .. "/sharearray_wide.npy", "wb"))
+    file:write("\147NUMPY\1\0", string.char(118, 0), header, (" "):rep(117 - #header), "\n")
+    file:close()
+    assert.equal("wide", assert(store:list())[1].id)
+    local view, err, code = store:get("wide")
+    assert.is_nil(view)
+    assert.equal("corrupt", code)
+    assert.truthy(err:find("LuaJIT cannot declare dtype <U200000000", 1, true), err)
+  end)
+
   it("the environment names the directory", function()
     store:cache("x", sharearray.array({ 5 }))
     local said = machine.worker([[say(assert(sharearray.get("x"))(0))]], {}, { SHAREARRAY_SHM_PATH = directory })

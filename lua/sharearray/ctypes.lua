@@ -42,7 +42,7 @@ function ctypes.struct(descr, members, size)
     assert(ffi.sizeof(writable) == size and ffi.sizeof(constant) == size, "its size is not as described")
   end)
   if ok then return writable, "const " .. constant end
-  return nil, ("LuaJIT cannot declare dtype %.100s: %s"):format(descr, tostring(problem))
+  return nil, ("LuaJIT cannot declare dtype %s: %s"):format(descr:sub(1, 100), tostring(problem))
 end
 
 return ctypes
