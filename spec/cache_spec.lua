@@ -366,6 +366,7 @@ describe("a wrong argument is blamed on the caller:", function()
     ["options that are no table"] = { "get('a', 5)", "options must be a table" },
     ["a timeout that is no number"] = { "cache('a', fn, {timeout = '1'})", "option 'timeout' must be a number" },
     ["a prefix with a slash"] = { "new{prefix = '../'}", "option 'prefix'" },
+    ["a prefix that leaves no room for an id"] = { "new{prefix = ('p'):rep(246)}", "at most 245" },
     ["verbose = 1"] = { "list{verbose = 1}", "option 'verbose'" },
     ["a log_func that cannot be called"] = { "free('a', {log_func = 'print'})", "option 'log_func'" },
     ["a mode that lets others write"] = { "cache('a', fn, {shm_path = dir, mode = '0666'})", "nobody else write" },

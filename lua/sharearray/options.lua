@@ -4,6 +4,8 @@
 
 local M = {}
 
+local PREFIX_MAX = 245 -- a file name has 255 at most, "<id>.npy.lock" 10 at least
+
 local function is_callable(value)
   if type(value) == "function" then return true end
   local metatable = getmetatable(value)
@@ -23,8 +25,8 @@ function checks.shm_path(value)
 end
 
 function checks.prefix(value)
-  if type(value) == "string" and value:match("^[A-Za-z0-9=+._-]*$") then return value end
-  return nil, "a string of the characters A-Z a-z 0-9 = + . _ -"
+  if type(value) == "string" and #value <= PREFIX_MAX and value:match("^[A-Za-z0-9=+._-]*$") then return value end
+  return nil, ("a string of the characters A-Z a-z 0-9 = + . _ -, at most %d of them"):format(PREFIX_MAX)
 end
 
 function checks.timeout(value)
