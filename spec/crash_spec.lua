@@ -160,6 +160,10 @@ describe("a builder killed", function()
     for _ = 1, 3 do
       machine.worker([[sharearray.cache("x", function() die() end)]], {}, env):wait()
     end
+    local _, err, code = sharearray.cache("x", error, { shm_path = directory, timeout = 0 })
+    assert.equal("timeout", code)
+    assert.truthy(err:find("timed out after 0 s: its builders were killed 3 times running; wait longer (option "
+      .. "timeout), or see what kills them", 1, true), err)
     local waiter = machine.worker([[
       local view = assert(sharearray.cache("x", function() return sharearray.array({7}) end,
         {verbose = true, log_func = say}))

@@ -111,8 +111,9 @@ local function publish(self, complete, deadline)
     round = round + 1
     local seconds = wait.remaining(deadline)
     if seconds == 0 then
-      local _, text, code = wait.timed_out(self.settings, self.id, ticket)
-      draft.raise(text, code)
+      draft.raise(("sharearray: '%s': timed out after %g s: somebody removed the lock of this build, as Python's free "
+        .. "does, and another process builds it now; call again to wait for that one"):format(self.id,
+        self.settings.timeout), "timeout")
     end
     local slept, why = wait.once(self.place, self.settings, self.id, ticket, seconds, round)
     if slept == false then

@@ -51,13 +51,12 @@ function M.breathe(settings)
   if settings.sleep then settings.sleep(0) end
 end
 
-local function in_words(settings, builder)
-  local waiting = settings.timeout and settings.timeout >= 0
-    and ("waiting up to %g s"):format(settings.timeout) or "waiting"
+-- Why there is nothing yet, and what can be done.
+local function in_words(builder)
   if builder.pid == 0 then
-    return ("its builders were killed %d times running; %s before the next attempt"):format(builder.attempt, waiting)
+    return ("its builders were killed %d times running"):format(builder.attempt), "see what kills them"
   end
-  return ("%s is building it; %s"):format(M.builder_in_words(builder), waiting)
+  return M.builder_in_words(builder) .. " is building it", "end that process if it hangs"
 end
 
 --- "process 123 (luajit), since 2 s" for messages.
@@ -87,13 +86,17 @@ function M.warn(settings, id, text)
 end
 
 function M.announce(settings, id, ticket)
-  if settings.verbose then M.say(settings, id, in_words(settings, ticket.builder)) end
+  if not settings.verbose then return end
+  local how_long = settings.timeout >= 0 and (" up to %g s"):format(settings.timeout) or ""
+  local what_for = ticket.builder.pid == 0 and " before the next attempt" or ""
+  M.say(settings, id, (in_words(ticket.builder)) .. "; waiting" .. how_long .. what_for)
 end
 
 --- `nil, message, "timeout"`.
 function M.timed_out(settings, id, ticket)
-  return nil, ("sharearray: '%s': timed out after %g s: %s; wait longer (option timeout), or end that "
-    .. "process if it hangs"):format(id, settings.timeout, in_words(settings, ticket.builder)), "timeout"
+  local reason, advice = in_words(ticket.builder)
+  return nil, ("sharearray: '%s': timed out after %g s: %s; wait longer (option timeout), or %s"):format(id,
+    settings.timeout, reason, advice), "timeout"
 end
 
 --- The same where the injected sleep said that it cannot wait, and why.
