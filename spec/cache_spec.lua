@@ -359,7 +359,8 @@ describe("a wrong argument is blamed on the caller:", function()
   local cases = {
     ["an id with a slash"] = { "cache('a/b', fn)", "invalid id 'a/b'" },
     ["an id that is no string"] = { "get(5)", "invalid id of type number" },
-    ["no source"] = { "cache('a')", "source must be a function, an array" },
+    ["no source"] = { "cache('a')", "sharearray.file(path); got nil" },
+    ["a null pointer as the source"] = { "cache('a', require('ffi').new('float *'))", "got cdata of type float *" },
     ["a list as the source"] = { "cache('a', {1, 2})", "sharearray.array" },
     ["a string as the source"] = { "refresh('a', 'bytes')", "source must be" },
     ["an unknown option"] = { "cache('a', fn, {time_out = 1})", "unknown option 'time_out'" },

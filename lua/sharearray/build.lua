@@ -44,7 +44,7 @@ M.EXPECTED = "an array from alloc or sharearray.array, a view, an FFI array such
 
 --- What somebody gave instead.
 function M.in_words(value)
-  if value == nil then return "nil (is there no `return x`?)" end
+  if type(value) == "nil" then return "nil" end
   if view.is(value) then return "a closed view" end
   if type(value) == "cdata" then return "cdata of type " .. tostring(ffi.typeof(value)):match("^ctype<(.*)>$") end
   return "a " .. (array.is_tensor(value) and package.loaded.torch.typename(value) or type(value))
@@ -96,6 +96,7 @@ local function run(self, source)
   if value == nil and reason ~= nil then return nil, reason, "callback" end
   local right, given = M.check(value)
   if right then return value end
+  if type(value) == "nil" then given = "nil (is there no `return x`?)" end
   local info = debug.getinfo(source, "S")
   return nil, ("sharearray: '%s': its function (%s:%d) returned %s; expected is %s"):format(self.id, info.short_src,
     info.linedefined, given, M.EXPECTED), "callback"
