@@ -70,6 +70,22 @@ describe("a bundle", function()
     for _, v in ipairs { bundle.x, bundle.y } do assert.equal(0, tonumber(ffi.cast("intptr_t", v.data) % 64)) end
   end)
 
+  it("from alloc{...} has lists of arrays too, at any depth", function()
+    local pair = { { "price", "float32" }, { "volume", "int64" } }
+    local bundle = assert(store:cache("m", function(alloc)
+      local t = alloc { layers = { { "float32", { 3 } }, { "uint8", 4 } }, records = { pair, 2 },
+        deep = { { { "int8", 1 } }, { { "int8", {} }, { "int8", { 2, 2 } } } } }
+      t.layers[2][3] = 7
+      t.records[1].volume = 8
+      t.deep[2][2]:set(1, 1, 9)
+      return t
+    end))
+    assert.same({ { 0, 0, 0 }, { 0, 0, 0, 7 } }, { bundle.layers[1]:totable(), bundle.layers[2]:totable() })
+    assert.equal(8LL, bundle.records[1].volume)
+    assert.same({ { 0 }, 0, { { 0, 0 }, { 0, 9 } } },
+      { bundle.deep[1][1]:totable(), bundle.deep[2][1](), bundle.deep[2][2]:totable() })
+  end)
+
   it("seals what alloc{...} gave", function()
     local kept
     assert(store:cache("m", function(alloc)
@@ -128,6 +144,7 @@ describe("a bundle", function()
       null = sharearray.null,
       list = { 1, "two", { 3 } },
       mixed = { 1, 2, name = "x", [10] = "ten", [1.5] = true },
+      holes = { 1, 2, nil, 4, name = "x" }, -- as many keys as `#` may say, but no list
       dollar = { ["$array"] = 1, ["$"] = 2 },
     }
     assert(store:cache("m", values))
@@ -138,7 +155,7 @@ describe("a bundle", function()
     for i = 1, 3 do assert.equal(values.large[i], b.large[i]) end
     assert.equal(tostring(values.large[3]), tostring(b.large[3]))
     for _, name in ipairs { "bytes", "text" } do assert.equal(values[name], b[name]) end
-    for _, name in ipairs { "list", "mixed", "dollar" } do assert.same(values[name], b[name]) end
+    for _, name in ipairs { "list", "mixed", "holes", "dollar" } do assert.same(values[name], b[name]) end
     assert.equal(sharearray.null, b.null)
     assert.equal(cjson.null, b.null)
     assert.equal(getmetatable(sharearray.as_list {}), getmetatable(b.empty_list))
@@ -230,6 +247,10 @@ os.rename(sys.argv[1] + "/s.npz", sys.argv[1] + "/sharearray_packed.npy")
       .. "for n in zipfile.ZipFile(sys.argv[1]).namelist(): assert '..' not in n and n[0] != '/', n",
       directory .. "/sharearray_odd.npy" })
     names:finish()
+    for _, plain in ipairs { { [""] = one }, { [one] = true }, { [""] = { [""] = one } } } do
+      assert(store:refresh("odd", plain))
+    end
+    assert(store:refresh("odd", function(alloc) return alloc { [""] = { "int8", 1 } } end))
   end)
 
   it("is listed and described as a bundle", function()

@@ -59,11 +59,12 @@ local function encode_string(value)
   return { ["$bytes"] = value:gsub(".", function(byte) return ("%02x"):format(byte:byte()) end) }
 end
 
--- "list" for keys 1 to n, "object" for names, else "table".
+-- "list" for keys 1 to n, "object" for names, else "table". `#` sees neither holes nor other keys.
 local function kind_of(t)
-  local count, named = 0, true
+  local count, last, named = 0, 0, true
   for key in pairs(t) do
     count = count + 1
+    last = math.max(last, type(key) == "number" and key >= 1 and key % 1 == 0 and key or math.huge)
     named = named and type(key) == "string" and key:sub(1, 1) ~= "$" and is_utf8(key)
   end
   local metatable = getmetatable(t)
@@ -71,7 +72,7 @@ local function kind_of(t)
     local marked = metatable ~= nil and (metatable == list_metatable or metatable == cjson.array_mt)
     return marked and "empty list" or "object"
   end
-  if count == #t then return "list" end
+  if count == last then return "list" end
   return named and "object" or "table"
 end
 

@@ -178,7 +178,7 @@ end
 
 -- A member's name: the array's path, made fit for a zip file, and unlike the others.
 local function member_name(path, taken)
-  local stem = path:gsub("[%c\\\128-\255]", "_"):gsub("^/+", "_"):gsub("%.%.", "__"):sub(1, 200)
+  local stem = path:gsub("[%c\\\128-\255]", "_"):gsub("^/+", "_"):gsub("^$", "_"):gsub("%.%.", "__"):sub(1, 200)
   local name, count = stem .. ".npy", 1
   while taken[name] do
     count = count + 1
@@ -215,8 +215,10 @@ local function frame(members, i)
   return buffer, size
 end
 
+-- {dtype, shape}, and not a list of such: a shape is a number, or a list of numbers, perhaps none.
 local function is_leaf(spec)
-  return type(spec[2]) == "table" or type(spec[2]) == "number"
+  local shape = spec[2]
+  return type(shape) == "number" or type(shape) == "table" and (next(shape) == nil or type(shape[1]) == "number")
 end
 
 -- Makes a table like `spec`, of what `make` gives for each {dtype, shape}.
