@@ -59,12 +59,15 @@ static const unsigned char *find_end(const struct sa_zip *zip) {
   return NULL;
 }
 
+static bool has_locator(const struct sa_zip *zip, uint64_t end) {
+  return end - zip->origin >= LOCATOR64 && load(bytes_at(zip, end - LOCATOR64), 4) == LOCATOR64_MAGIC;
+}
+
 /* The zip64 end record, if the plain one says that it does not hold the numbers. */
 static int read_end64(struct sa_zip *zip, uint64_t end, char *message) {
+  if (!has_locator(zip, end)) return corrupt(message, "its zip64 locator is missing");
   if (end - zip->origin < LOCATOR64 + END64) return corrupt(message, "it has no room for its zip64 end record");
-  const unsigned char *locator = bytes_at(zip, end - LOCATOR64);
-  if (load(locator, 4) != LOCATOR64_MAGIC) return corrupt(message, "its zip64 locator is missing");
-  uint64_t at = load(locator + 8, 8);
+  uint64_t at = load(bytes_at(zip, end - LOCATOR64) + 8, 8);
   if (at < zip->origin || at > end - LOCATOR64 - END64 || load(bytes_at(zip, at), 4) != END64_MAGIC)
     return corrupt(message, "its zip64 end record is missing");
   const unsigned char *record = bytes_at(zip, at);
@@ -84,7 +87,8 @@ static int read_end(struct sa_zip *zip, char *message) {
   zip->count = load(record + 10, 2);
   zip->directory_size = load(record + 12, 4);
   zip->directory = load(record + 16, 4);
-  if (zip->count == 0xffff || zip->directory_size == MAX32 || zip->directory == MAX32)
+  /* 65,535 entries may be just that many: Python's zipfile writes no zip64 record for them. */
+  if (zip->directory_size == MAX32 || zip->directory == MAX32 || (zip->count == 0xffff && has_locator(zip, at)))
     return read_end64(zip, at, message);
   if (load(record + 4, 2) || load(record + 6, 2)) return corrupt(message, "it is one of several disks");
   if (zip->directory > at || zip->directory_size != at - zip->directory)

@@ -132,7 +132,7 @@ static const struct {
     {"directory longer than the file", END, 12, 4, 1 << 20, SHAREARRAY_ECORRUPT, "not where it says"},
     {"directory behind the file", END, 16, 4, 1 << 30, SHAREARRAY_ECORRUPT, "not where it says"},
     {"directory at 0", END, 16, 4, 0, SHAREARRAY_ECORRUPT, "not where it says"},
-    {"zip64 count without a locator", END, 10, 2, 0xffff, SHAREARRAY_ECORRUPT, "locator"},
+    {"zip64 count without a locator", END, 10, 2, 0xffff, SHAREARRAY_ECORRUPT, "too short"},
     {"zip64 size without a locator", END, 12, 4, 0xffffffff, SHAREARRAY_ECORRUPT, "locator"},
     {"zip64 directory without a locator", END, 16, 4, 0xffffffff, SHAREARRAY_ECORRUPT, "locator"},
     {"entry without its magic", ENTRY1, 0, 4, 0x04034b50, SHAREARRAY_ECORRUPT, "damaged"},
@@ -244,28 +244,51 @@ static void check_end64(unsigned char *file, uint64_t bytes) {
   CHECK(strstr(message, "zip64 end record is missing") != NULL);
 }
 
-static void counts_past_16_bits(void) {
-  enum { COUNT = 70000 };
-  sharearray_member *members = calloc(COUNT, sizeof *members), *read = NULL;
-  char(*names)[16] = calloc(COUNT, sizeof *names);
-  uint64_t bytes, end = 0, count = 0;
-  for (int i = 0; i < COUNT; i++) {
+/* A file of `count` members of 4 bytes, and its size: to be freed. */
+static unsigned char *make_many(int count, uint64_t *bytes) {
+  sharearray_member *members = calloc((size_t)count, sizeof *members);
+  char(*names)[16] = calloc((size_t)count, sizeof *names);
+  uint64_t end = 0;
+  for (int i = 0; i < count; i++) {
     snprintf(names[i], sizeof names[i], "m%d", i);
     members[i] = (sharearray_member){.name = names[i], .name_length = (uint32_t)strlen(names[i]), .size = 4};
   }
-  CHECK(sharearray_npz_plan(members, COUNT, &bytes, NULL) == 0);
-  unsigned char *file = calloc(1, bytes);
-  for (uint64_t i = 0; i <= COUNT; i++) {
-    sharearray_npz_frame(members, COUNT, i, file + end);
-    if (i < COUNT) end = members[i].offset + members[i].size;
+  CHECK(sharearray_npz_plan(members, (uint64_t)count, bytes, NULL) == 0);
+  unsigned char *file = calloc(1, *bytes);
+  for (int i = 0; i <= count; i++) {
+    sharearray_npz_frame(members, (uint64_t)count, (uint64_t)i, file + end);
+    if (i < count) end = members[i].offset + members[i].size;
   }
-  CHECK(sharearray_npz_read(file, bytes, &read, &count, NULL) == 0 && count == COUNT);
-  CHECK(read && read[COUNT - 1].offset == members[COUNT - 1].offset);
-  free(read);
-  check_end64(file, bytes);
-  free(file);
   free(names);
   free(members);
+  return file;
+}
+
+static void counts_past_16_bits(void) {
+  static const int counts[] = {65534, 65535, 65536, 70000};
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+    uint64_t bytes, count = 0;
+    unsigned char *file = make_many(counts[i], &bytes);
+    sharearray_member *read = NULL;
+    CHECK(sharearray_npz_read(file, bytes, &read, &count, NULL) == 0 && count == (uint64_t)counts[i]);
+    free(read);
+    if (counts[i] > 65535) check_end64(file, bytes);
+    free(file);
+  }
+}
+
+/* As Python writes them: 0xffff entries, and no zip64 record that says so again. */
+static void counts_to_16_bits_without_zip64(void) {
+  uint64_t bytes, count = 0;
+  unsigned char *file = make_many(65535, &bytes);
+  sharearray_member *read = NULL;
+  unsigned char *end = file + bytes - 22, *end64 = end - 20 - 56;
+  put(end + 12, 4, get(end64 + 40, 8));
+  put(end + 16, 4, get(end64 + 48, 8));
+  memmove(end64, end, 22);
+  CHECK(sharearray_npz_read(file, bytes - 20 - 56, &read, &count, NULL) == 0 && count == 65535);
+  free(read);
+  free(file);
 }
 
 int main(void) {
@@ -277,5 +300,6 @@ int main(void) {
   RUN(reads_a_comment_and_bytes_in_front_of_nothing);
   RUN(goes_past_32_bits);
   RUN(counts_past_16_bits);
+  RUN(counts_to_16_bits_without_zip64);
   FINISH();
 }
