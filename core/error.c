@@ -20,12 +20,19 @@ const char *sharearray_code(int code) {
   }
 }
 
+/* Parts of a message come from files: it stays one line, and nothing in it commands a terminal. */
+static void make_plain(char *message) {
+  for (; *message; message++)
+    if ((unsigned char)*message < ' ' || *message == 0x7f) *message = '?';
+}
+
 int sa_fail(char *message, int code, const char *format, ...) {
   if (message) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(message, SHAREARRAY_MESSAGE, format, arguments);
     va_end(arguments);
+    make_plain(message);
   }
   return code;
 }
@@ -58,6 +65,7 @@ int sa_fail_errno(char *message, const char *format, ...) {
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     snprintf(message, SHAREARRAY_MESSAGE, "%s: %s%s", text, strerror(error), advice(error));
+    make_plain(message);
   }
   return code;
 }

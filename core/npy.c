@@ -103,7 +103,8 @@ static bool take_hex(struct text *text, int digits) {
   return true;
 }
 
-/* A field's name, with the escapes that Python's repr writes. They stay in it. */
+/* A field's name, with the escapes that Python's repr writes. They stay in it; control characters always
+ * are written so. */
 static bool take_name(struct text *text, struct text *name) {
   skip_space(text);
   if (text->at == text->end || (*text->at != '\'' && *text->at != '"')) return false;
@@ -111,7 +112,7 @@ static bool take_name(struct text *text, struct text *name) {
   name->at = text->at;
   while (text->at < text->end && *text->at != quote) {
     char c = *text->at++;
-    if (c == '\n' || c == '\0') return false;
+    if ((unsigned char)c < ' ' || c == 0x7f) return false;
     if (c != '\\') continue;
     if (text->at == text->end) return false;
     c = *text->at++;

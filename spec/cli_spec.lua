@@ -145,7 +145,8 @@ describe("sharearray stat", function()
       "state     ready\n", "dtype     float32\n", "shape     (2, 3)\n", "size      152 (152 bytes)\n" } do
       has(out, line)
     end
-    assert.truthy(out:find("owner     %S+, mode 0%d+\n"), out)
+    local mode = machine.shell("stat -c %a " .. directory .. "/sharearray_train.npy"):match("%d+")
+    assert.truthy(out:find("owner     %S+, mode 0" .. mode .. "\n"), out)
   end)
 
   it("counts the processes that have it mapped, and what they save", function()
@@ -333,6 +334,26 @@ name = tiny
 weight
 array([1.5, 2.5], dtype=float64, shape=(2,))
 ]], good "head model")
+  end)
+
+  it("prints the corners of long lists, and nothing that commands a terminal", function()
+    local words = {}
+    for i = 1, 20000 do words[i] = "w" .. i end
+    assert(store:cache("words", { vectors = sharearray.array({ 1 }, "uint8"), words = words, none = sharearray.null,
+      ["odd\27[1m"] = "a\27[31m\0\nb" }))
+    assert.equal([[
+none = null
+odd\x1b[1m = a\x1b[31m\x00\x0ab
+vectors
+array([1], dtype=uint8, shape=(1,))
+words/1 = w1
+words/2 = w2
+words/3 = w3
+... 19994 more
+words/19998 = w19998
+words/19999 = w19999
+words/20000 = w20000
+]], good "head words")
   end)
 
   it("fails where there is none", function()

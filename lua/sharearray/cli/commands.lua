@@ -72,7 +72,7 @@ function M.stat(store, args)
   add("size", ("%s (%d bytes)"):format(text.size(info.bytes), info.bytes))
   add("age", age_of(info))
   if info.failed then add("failed", ("a rebuild for max_age, %s ago"):format(text.age(info.failed))) end
-  add("owner", ("%s, mode %04o"):format(info.owner_name, info.mode))
+  add("owner", ("%s, mode %s"):format(info.owner_name, info.mode))
   if info.builder then add("builder", in_words(info.builder)) end
   add("attached", attached_in_words(info))
   add("saved", text.size(info.saved))
@@ -135,15 +135,28 @@ local function sorted_keys(t)
   return keys
 end
 
+-- Plain values of one table that are all shown; and how many at either end, where there are more.
+local MANY, EDGE = 12, 3
+
 local function show_members(t, path)
-  for _, key in ipairs(sorted_keys(t)) do
+  local keys, plain = sorted_keys(t), 0
+  for _, key in ipairs(keys) do
+    if not view.is(t[key]) and type(t[key]) ~= "table" then plain = plain + 1 end
+  end
+  local k = 0 -- plain values so far
+  for _, key in ipairs(keys) do
     local name, value = path .. tostring(key), t[key]
     if view.is(value) then
-      console.say(name, "\n", tostring(value), "\n")
+      console.say(text.printable(name), "\n", tostring(value), "\n")
     elseif type(value) == "table" then
       show_members(value, name .. "/")
     else
-      console.say(name, " = ", tostring(value), "\n")
+      k = k + 1
+      if plain <= MANY or k <= EDGE or k > plain - EDGE then
+        console.say(text.printable(name), " = ", value == sharearray.null and "null" or text.printable(value), "\n")
+      elseif k == EDGE + 1 then
+        console.say(("... %d more\n"):format(plain - 2 * EDGE))
+      end
     end
   end
 end

@@ -48,6 +48,11 @@ function M.tuple(shape)
   return "(" .. table.concat(shape, ", ") .. (#shape == 1 and ",)" or ")")
 end
 
+--- A value in one line that commands no terminal: control characters as escapes.
+function M.printable(value)
+  return (tostring(value):gsub("%c", function(c) return ("\\x%02x"):format(c:byte()) end))
+end
+
 --- Lines of aligned columns.
 -- @tparam table rows lists of strings, each of the same length
 -- @tparam[opt] table right set of the columns that are aligned to the right
