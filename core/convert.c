@@ -6,19 +6,6 @@
 
 /* ---- Byte order ---- */
 
-unsigned sa_swap_unit(const sharearray_npy *npy) {
-  switch (npy->kind) {
-  case 'i':
-  case 'u':
-  case 'f':
-  case 'M':
-  case 'm': return npy->itemsize;
-  case 'c': return npy->itemsize / 2;
-  case 'U': return 4;
-  default: return 1; /* bytes */
-  }
-}
-
 /* The bytes may lie anywhere: memcpy is a load that needs no alignment. */
 #define SWAP(type, swap)                                                                                               \
   for (; at < end; at += sizeof(type)) {                                                                               \
@@ -28,14 +15,30 @@ unsigned sa_swap_unit(const sharearray_npy *npy) {
     memcpy(at, &number, sizeof number);                                                                                \
   }
 
-void sa_swap(void *bytes, uint64_t size, unsigned unit) {
-  char *at = bytes, *end = at + size;
+static void swap_numbers(char *at, uint64_t size, unsigned unit) {
+  char *end = at + size;
   switch (unit) {
   case 2: SWAP(uint16_t, __builtin_bswap16) break;
   case 4: SWAP(uint32_t, __builtin_bswap32) break;
   case 8: SWAP(uint64_t, __builtin_bswap64) break;
   default: break;
   }
+}
+
+bool sa_swaps_fill(const struct sa_swaps *swaps, uint32_t itemsize) {
+  return swaps->count == 1 && (uint64_t)swaps->list->count * swaps->list->unit == itemsize;
+}
+
+void sa_swap(void *bytes, uint64_t size, uint32_t itemsize, const struct sa_swaps *swaps) {
+  if (sa_swaps_fill(swaps, itemsize)) {
+    swap_numbers(bytes, size, swaps->list->unit);
+    return;
+  }
+  for (char *at = bytes, *end = at + size; at < end; at += itemsize)
+    for (size_t i = 0; i < swaps->count; i++) {
+      const struct sa_swap *swap = &swaps->list[i];
+      swap_numbers(at + swap->offset, (uint64_t)swap->count * swap->unit, swap->unit);
+    }
 }
 
 /* ---- Fortran order ---- */

@@ -16,9 +16,9 @@
 #include <string.h>
 
 enum {
-  CHUNK = 256 << 10,        /* bytes between two system calls: they stay in the second cache */
-  FORTRAN_CHUNK = 16 << 20, /* the more columns at a time, the more neighbours are written together */
-  FIRST_READ = 1024,        /* holds most headers */
+  CHUNK = 256 << 10,      /* bytes between two system calls: they stay in the second cache */
+  LARGE_CHUNK = 16 << 20, /* Fortran order: the more columns at a time, the more neighbours are written together */
+  FIRST_READ = 1024,      /* holds most headers */
   WHOLE_HEADER = (64 << 10) + 12,
   HEADER = 10 << 10,        /* room for a header of ours, or its dtype */
   ESCAPE = 11,              /* "\\U0001f600" and a NUL */
@@ -33,7 +33,8 @@ enum {
 struct part {
   sharearray_member from; /* array.offset counts from the start of the content */
   struct sa_packed packed;
-  char *header; /* our own */
+  struct sa_swaps swaps; /* none: little-endian */
+  char *header;          /* our own */
   uint64_t header_length;
 };
 
@@ -51,6 +52,7 @@ struct sharearray_import {
   char *extra;          /* content of the extra member, which is the last part */
   uint64_t extra_length;
   unsigned char *chunk;
+  uint64_t room; /* bytes of it */
   /* What the next step does: */
   enum { BEGIN, COPY, SUM, END } state;
   uint64_t at;                            /* part */
@@ -128,6 +130,8 @@ static bool spell_dtype(const sharearray_npy *npy, const unsigned char *file, ch
 static int make_header(const sharearray_import *import, struct part *part, char *message) {
   char descr[HEADER], header[HEADER];
   const sharearray_npy *npy = &part->from.array;
+  int code = npy->order == '>' ? sa_npy_turn(import->chunk, npy, &part->swaps, message) : 0;
+  if (code) return code;
   int length = spell_dtype(npy, import->chunk, descr)
                    ? sharearray_npy_write(descr, npy->ndim, npy->shape, header, sizeof header)
                    : -1;
@@ -139,6 +143,11 @@ static int make_header(const sharearray_import *import, struct part *part, char 
   return 0;
 }
 
+/* Whether there is more in its elements than numbers that are swapped. */
+static bool has_gaps(const struct part *part) {
+  return part->swaps.count && !sa_swaps_fill(&part->swaps, part->from.array.itemsize);
+}
+
 static int add_array(sharearray_import *import, struct part *part, char *message) {
   const sharearray_npy *npy = &part->from.array;
   struct sa_fortran order;
@@ -146,13 +155,18 @@ static int add_array(sharearray_import *import, struct part *part, char *message
   if (code) return code;
   if (import->bundle && npy->offset + npy->nbytes != part->from.size)
     return corrupt(message, "it is longer than its header says");
-  if (npy->fortran && npy->itemsize > FORTRAN_CHUNK)
-    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it is in Fortran order, with elements of more than 16 MiB");
   if (import->total > INT64_MAX - npy->nbytes) return corrupt(message, "the sizes of the arrays overflow");
   code = make_header(import, part, message);
   if (code) return code;
-  sa_fortran_init(&order, npy, FORTRAN_CHUNK);
-  if (order.ndim) import->mapped = true;
+  bool whole = npy->fortran || has_gaps(part); /* elements, in the chunk */
+  if (whole && npy->itemsize > LARGE_CHUNK)
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it has to be converted, with elements of more than 16 MiB");
+  if (whole && npy->itemsize > import->room) import->room = LARGE_CHUNK;
+  sa_fortran_init(&order, npy, LARGE_CHUNK);
+  if (order.ndim) {
+    import->mapped = true;
+    import->room = LARGE_CHUNK;
+  }
   import->to[import->count++].size = part->header_length + npy->nbytes;
   import->total += npy->nbytes;
   import->arrays++;
@@ -232,8 +246,8 @@ static int read_directory(sharearray_import *import, struct sa_zip *zip, char *m
 }
 
 static int new_parts(sharearray_import *import, uint64_t count, char *message) {
-  import->parts = calloc((size_t)count, sizeof *import->parts);
-  import->to = calloc((size_t)count, sizeof *import->to);
+  import->parts = calloc((size_t)count + 1, sizeof *import->parts); /* and one that is being read */
+  import->to = calloc((size_t)count + 1, sizeof *import->to);
   return import->parts && import->to ? 0 : no_memory(message);
 }
 
@@ -255,7 +269,7 @@ static int open_npz(sharearray_import *import, const char *extra, char *message)
   struct sa_zip zip = {0};
   struct part kept = {0};
   int code = read_directory(import, &zip, message);
-  if (code == 0) code = new_parts(import, zip.count + 1, message);
+  if (code == 0) code = new_parts(import, zip.count, message);
   if (code) return code;
   import->bundle = true;
   uint64_t at = zip.directory, free_from = 0;
@@ -290,14 +304,15 @@ static int examine(sharearray_import *import, const char *extra, char *message) 
   char magic[2] = {0};
   int code = sa_source_open(&import->source, import->path, message);
   if (code) return code;
+  import->room = CHUNK;
   import->chunk = malloc(CHUNK);
   if (!import->chunk) return no_memory(message);
   if (import->source.length >= sizeof magic) code = sa_source_read_at(&import->source, magic, sizeof magic, 0, message);
   if (code) return code;
   code = memcmp(magic, "PK", 2) == 0 ? open_npz(import, extra, message) : open_npy(import, message);
-  if (code || !import->mapped) return code;
+  if (code || import->room == CHUNK) return code;
   free(import->chunk);
-  import->chunk = malloc(FORTRAN_CHUNK);
+  import->chunk = malloc(import->room);
   return import->chunk ? 0 : no_memory(message);
 }
 
@@ -326,7 +341,10 @@ void sharearray_import_delete(sharearray_import *import) {
   if (!import) return;
   sa_source_close(&import->source);
   free(import->directory);
-  for (uint64_t i = 0; i < import->count; i++) free(import->parts[i].header);
+  for (uint64_t i = 0; import->parts && i <= import->count; i++) {
+    free(import->parts[i].header);
+    free(import->parts[i].swaps.list);
+  }
   free(import->parts);
   free(import->to);
   free(import->extra);
@@ -393,32 +411,35 @@ static int begin_array(sharearray_import *import, sharearray_draft *draft, char 
   import->header_crc_out = sharearray_crc32(0, part->header, part->header_length);
   import->copied = import->summed = 0;
   import->crc_in = import->crc_out = 0;
-  sa_fortran_init(&import->order, npy, FORTRAN_CHUNK);
+  sa_fortran_init(&import->order, npy, LARGE_CHUNK);
   import->state = npy->nbytes ? COPY : END;
   return put(draft, import->to[import->at].offset, part->header, part->header_length, message);
 }
 
-/* Up to a multiple of CHUNK in the draft, where data begins at one of 64: no number is cut in two. In
- * Fortran order a piece of that. */
-static uint64_t chunk_size(const sharearray_import *import, const sharearray_npy *npy) {
+/* Up to a multiple of CHUNK in the draft, where data begins at one of 64: no number is cut in two. Or
+ * whole elements; in Fortran order a piece of that. */
+static uint64_t chunk_size(const sharearray_import *import, const struct part *part) {
+  const sharearray_npy *npy = &part->from.array;
   if (import->order.ndim) return npy->itemsize * sa_fortran_piece(&import->order, import->copied / npy->itemsize);
   uint64_t left = npy->nbytes - import->copied, size = CHUNK - (data_offset(import) + import->copied) % CHUNK;
+  if (has_gaps(part)) size = import->room / npy->itemsize * npy->itemsize;
   return size < left ? size : left;
 }
 
 static int copy_chunk(sharearray_import *import, sharearray_draft *draft, uint64_t *moved, char *message) {
-  const sharearray_npy *npy = &import->parts[import->at].from.array;
-  unsigned unit = npy->order == '>' ? sa_swap_unit(npy) : 1;
-  uint64_t size = chunk_size(import, npy), offset = data_offset(import);
+  const struct part *part = &import->parts[import->at];
+  const sharearray_npy *npy = &part->from.array;
+  uint64_t size = chunk_size(import, part), offset = data_offset(import);
   int code = sa_source_read(&import->source, import->chunk, size, message);
   if (code) return code;
   if (import->bundle) import->crc_in = sharearray_crc32(import->crc_in, import->chunk, size);
-  if (unit > 1) sa_swap(import->chunk, size, unit);
+  bool swapped = part->swaps.count > 0;
+  if (swapped) sa_swap(import->chunk, size, npy->itemsize, &part->swaps);
   if (import->order.ndim) {
     sa_fortran_scatter(&import->order, import->copied / npy->itemsize, import->chunk, memory_at(draft, offset));
   } else {
     if (import->bundle)
-      import->crc_out = unit > 1 ? sharearray_crc32(import->crc_out, import->chunk, size) : import->crc_in;
+      import->crc_out = swapped ? sharearray_crc32(import->crc_out, import->chunk, size) : import->crc_in;
     code = put(draft, offset + import->copied, import->chunk, size, message);
   }
   import->copied += size;

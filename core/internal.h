@@ -180,6 +180,17 @@ int sa_map_read(struct sa_map *map, char *message);
 
 /* npy.c: the same as sharearray_npy_read(), for big-endian arrays too. */
 int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message);
+/* Numbers of an element that lie one behind the other and are big-endian. */
+struct sa_swap {
+  uint32_t offset, count, unit; /* from the start of the element, bytes; how many; bytes of each */
+};
+struct sa_swaps {
+  struct sa_swap *list; /* to be freed, after a failure too */
+  size_t count;
+};
+/* Of an array with order '>', whose header is at `bytes`: makes its descr there a little-endian one, and
+ * adds to `swaps` what has to be swapped in each element. */
+int sa_npy_turn(void *bytes, const sharearray_npy *npy, struct sa_swaps *swaps, char *message);
 
 /* npz.c: the directory of a zip file of which the last bytes are in memory. */
 struct sa_zip {
@@ -233,10 +244,11 @@ int sa_source_read(struct sa_source *source, void *bytes, uint64_t size, char *m
 int sa_source_end(struct sa_source *source, char *message);
 
 /* convert.c: what an import does to elements on their way. */
-/* Bytes of the numbers an element consists of, as byte order goes; 1: it has none. */
-unsigned sa_swap_unit(const sharearray_npy *npy);
-/* `size` bytes of numbers of `unit` bytes, from one byte order to the other. */
-void sa_swap(void *bytes, uint64_t size, unsigned unit);
+/* `size` bytes of elements from one byte order to the other. Numbers that fill elements may begin with
+ * any; if there is more in an element, `bytes` is the start of one. */
+void sa_swap(void *bytes, uint64_t size, uint32_t itemsize, const struct sa_swaps *swaps);
+/* Whether swaps do fill the elements. */
+bool sa_swaps_fill(const struct sa_swaps *swaps, uint32_t itemsize);
 /* An array in Fortran order, to be read from its start to its end in pieces that become C order. */
 struct sa_fortran {
   uint32_t itemsize;

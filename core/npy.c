@@ -8,6 +8,7 @@
 #include "internal.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum {
@@ -15,6 +16,7 @@ enum {
   MAX_WRITTEN = 10000, /* numpy.load refuses longer ones unless told to trust them */
   MAX_NESTING = 16,    /* of structured types */
   MAX_ITEM = 1 << 30,  /* bytes of an element */
+  MAX_SWAPS = 1 << 16, /* runs of big-endian numbers in an element */
   ALIGNMENT = 64
 };
 
@@ -93,9 +95,57 @@ static int read_shape(struct text *text, sharearray_npy *npy, char *message) {
  *   field = (name, type [, shape])   name = string, or (title, name); the name '' with |V4 is padding
  */
 struct type {
-  char order, kind; /* '>' only where it matters, and never inside of a structured type */
+  char order, kind; /* '>' only where it matters; of a structured type if a field is */
   uint64_t size;    /* bytes of an element, at most MAX_ITEM */
 };
+
+/* Byte order. Reading a type can note what in an element is big-endian, and spell it as little-endian:
+ * where there are `swaps`, that is, and the text is its caller's to write. Offsets count from the start
+ * of the type that is being read. */
+
+static int add_swap(struct sa_swaps *swaps, struct sa_swap swap, char *message) {
+  size_t count = swaps->count;
+  if (count == MAX_SWAPS)
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype has more than %d big-endian fields", MAX_SWAPS);
+  if ((count & (count - 1)) == 0) { /* full: room for 1, 2, 4, 8, ... */
+    struct sa_swap *list = realloc(swaps->list, (count ? 2 * count : 1) * sizeof *list);
+    if (!list) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+    swaps->list = list;
+  }
+  swaps->list[swaps->count++] = swap;
+  return 0;
+}
+
+/* Bytes of the numbers that an element consists of. */
+static uint32_t unit_of(const struct type *type) {
+  return (uint32_t)(type->kind == 'U' ? 4 : type->kind == 'c' ? type->size / 2 : type->size);
+}
+
+static int note_swap(struct sa_swaps *swaps, const char *order, const struct type *type, char *message) {
+  uint32_t unit = unit_of(type);
+  *(char *)(uintptr_t)order = '<';
+  return add_swap(swaps, (struct sa_swap){.count = (uint32_t)(type->size / unit), .unit = unit}, message);
+}
+
+/* What was noted of one element from `first` on is in each of `times`, `size` bytes apart. */
+static int repeat_swaps(struct sa_swaps *swaps, size_t first, uint64_t size, uint64_t times, char *message) {
+  size_t last = swaps->count;
+  struct sa_swap *only = &swaps->list[first];
+  if (first == last) return 0;
+  if (last == first + 1 && only->count * (uint64_t)only->unit == size) {
+    only->count *= (uint32_t)times;
+    return 0;
+  }
+  if (times == 0) swaps->count = first;
+  for (uint64_t i = 1; i < times; i++)
+    for (size_t k = first; k < last; k++) {
+      struct sa_swap swap = swaps->list[k];
+      swap.offset += (uint32_t)(i * size);
+      int code = add_swap(swaps, swap, message);
+      if (code) return code;
+    }
+  return 0;
+}
 
 static bool take_hex(struct text *text, int digits) {
   for (; digits > 0; digits--, text->at++)
@@ -161,7 +211,7 @@ static int too_large(char *message) {
   return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "an element of its dtype has more than %d bytes", MAX_ITEM);
 }
 
-static int read_code(struct text code, struct type *type, char *message) {
+static int read_code(struct text code, struct type *type, struct sa_swaps *swaps, char *message) {
   struct text rest = code;
   int shown = (int)(code.end - code.at > 40 ? 40 : code.end - code.at);
   if (code.end - code.at < 2) return sa_fail(message, SHAREARRAY_ECORRUPT, "its descr is no dtype");
@@ -177,12 +227,12 @@ static int read_code(struct text code, struct type *type, char *message) {
   if (type->kind == 'U') type->size *= 4;
   if (type->order == '=') type->order = '<';
   if (type->size < 2 || type->kind == 'S' || type->kind == 'V') type->order = '|';
-  return 0;
+  return swaps && type->order == '>' ? note_swap(swaps, code.at, type, message) : 0;
 }
 
-static int read_type(struct text *text, int depth, struct type *type, char *message);
+static int read_type(struct text *text, int depth, struct type *type, struct sa_swaps *swaps, char *message);
 
-static int read_field(struct text *text, int depth, struct type *type, char *message) {
+static int read_field(struct text *text, int depth, struct type *type, struct sa_swaps *swaps, char *message) {
   struct text name, title;
   sharearray_npy sub = {0}; /* the shape of one that is an array */
   bool named = take(text, '(');
@@ -190,8 +240,10 @@ static int read_field(struct text *text, int depth, struct type *type, char *mes
     named = take_name(text, &title) && take(text, ',') && take_name(text, &name) && take(text, ')');
   else named = named && take_name(text, &name);
   if (!named || !take(text, ',')) return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype has a field without a name");
-  int code = read_type(text, depth, type, message);
+  size_t first = swaps ? swaps->count : 0;
+  int code = read_type(text, depth, type, swaps, message);
   if (code) return code;
+  uint64_t single = type->size;
   if (name.at == name.end && type->kind != 'V')
     return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype has a field without a name");
   if (take(text, ',') && next_is(text, '(')) {
@@ -203,14 +255,14 @@ static int read_field(struct text *text, int depth, struct type *type, char *mes
   for (int i = 0; i < sub.ndim; i++)
     if (__builtin_mul_overflow(type->size, sub.shape[i], &type->size) || type->size > MAX_ITEM)
       return too_large(message);
-  return 0;
+  return swaps && single ? repeat_swaps(swaps, first, single, type->size / single, message) : 0;
 }
 
 /* Depth is bounded, and so is the C stack. */
-static int read_type(struct text *text, int depth, struct type *type, char *message) {
+static int read_type(struct text *text, int depth, struct type *type, struct sa_swaps *swaps, char *message) {
   struct text code;
   if (!take(text, '[')) {
-    if (take_string(text, &code)) return read_code(code, type, message);
+    if (take_string(text, &code)) return read_code(code, type, swaps, message);
     return sa_fail(message, SHAREARRAY_ECORRUPT, "its descr is no dtype");
   }
   if (depth == MAX_NESTING)
@@ -219,12 +271,14 @@ static int read_type(struct text *text, int depth, struct type *type, char *mess
   bool comma = true;
   while (!take(text, ']')) {
     struct type field;
+    size_t first = swaps ? swaps->count : 0;
     if (!comma) return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype is no list of fields");
-    int failure = read_field(text, depth + 1, &field, message);
+    int failure = read_field(text, depth + 1, &field, swaps, message);
     if (failure) return failure;
+    for (size_t i = first; swaps && i < swaps->count; i++) swaps->list[i].offset += (uint32_t)type->size;
     type->size += field.size; /* neither is more than MAX_ITEM */
     if (type->size > MAX_ITEM) return too_large(message);
-    if (field.order == '>') return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype has a big-endian field");
+    if (field.order == '>') type->order = '>';
     comma = take(text, ',');
   }
   return 0;
@@ -234,7 +288,7 @@ static int read_descr(struct text *text, const char *file, sharearray_npy *npy, 
   struct type type;
   skip_space(text);
   const char *start = text->at;
-  int code = read_type(text, 0, &type, message);
+  int code = read_type(text, 0, &type, NULL, message);
   if (code) return code;
   int quotes = *start != '[';
   npy->order = type.order;
@@ -334,6 +388,10 @@ int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, shar
   sharearray_npy npy;
   int code = sa_npy_read(bytes, size, file_size, &npy, is_short, message);
   if (code) return code;
+  if (npy.order == '>' && npy.kind == 'V')
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED,
+                   "its dtype has a big-endian field; save it as little-endian, or "
+                   "import it");
   if (npy.order == '>') {
     const char *descr = (const char *)bytes + npy.descr_offset;
     int shown = (int)(npy.descr_length > 40 ? 40 : npy.descr_length);
@@ -342,6 +400,14 @@ int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, shar
   }
   *out = npy;
   return 0;
+}
+
+int sa_npy_turn(void *bytes, const sharearray_npy *npy, struct sa_swaps *swaps, char *message) {
+  const char *descr = (const char *)bytes + npy->descr_offset;
+  int quotes = *descr != '[';
+  struct text text = {descr - quotes, descr + npy->descr_length + quotes};
+  struct type type;
+  return read_type(&text, 0, &type, swaps, message);
 }
 
 int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size) {

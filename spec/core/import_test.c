@@ -73,16 +73,54 @@ static void transposes_in_pieces_of_any_size(void) {
 static void swaps_every_unit(void) {
   unsigned char bytes[16], expected[16];
   for (unsigned unit = 1; unit <= 8; unit *= 2) {
+    struct sa_swap swap = {.count = 2, .unit = unit};
     for (unsigned i = 0; i < sizeof bytes; i++) {
       bytes[i] = (unsigned char)i;
       expected[i] = (unsigned char)(i / unit * unit + (unit - 1 - i % unit));
     }
-    sa_swap(bytes, sizeof bytes, unit);
+    sa_swap(bytes, sizeof bytes, 2 * unit, &(struct sa_swaps){&swap, 1});
     CHECK(memcmp(bytes, expected, sizeof bytes) == 0);
   }
-  CHECK(sa_swap_unit(&(sharearray_npy){.kind = 'c', .itemsize = 16}) == 8);
-  CHECK(sa_swap_unit(&(sharearray_npy){.kind = 'f', .itemsize = 2}) == 2);
-  CHECK(sa_swap_unit(&(sharearray_npy){.kind = 'b', .itemsize = 1}) == 1);
+}
+
+/* What is to be swapped in an element of a dtype: "offset:count*unit ...". */
+static void expect_swaps(const char *descr, const char *spelled, const char *expected) {
+  char file[512], got[256] = "";
+  sharearray_npy npy;
+  struct sa_swaps swaps = {0};
+  int length = sharearray_npy_write(descr, 0, NULL, file, sizeof file);
+  CHECK(sa_npy_read(file, (size_t)length, 1 << 20, &npy, NULL, message) == 0);
+  CHECK(sa_npy_turn(file, &npy, &swaps, message) == 0);
+  for (size_t i = 0; i < swaps.count; i++)
+    sprintf(got + strlen(got), "%u:%u*%u ", swaps.list[i].offset, swaps.list[i].count, swaps.list[i].unit);
+  if (strcmp(got, expected) != 0) printf("# %s: %s\n", descr, got);
+  CHECK(strcmp(got, expected) == 0);
+  CHECK(npy.descr_length == strlen(spelled) && memcmp(file + npy.descr_offset, spelled, strlen(spelled)) == 0);
+  free(swaps.list);
+}
+
+static void finds_what_is_big_endian(void) {
+  expect_swaps(">i4", "<i4", "0:1*4 ");
+  expect_swaps(">c16", "<c16", "0:2*8 ");
+  expect_swaps(">U3", "<U3", "0:3*4 ");
+  expect_swaps(">M8[ns]", "<M8[ns]", "0:1*8 ");
+  expect_swaps("[('a', '>i2'), ('b', '<i4'), ('>i4', '>f8')]", "[('a', '<i2'), ('b', '<i4'), ('>i4', '<f8')]",
+               "0:1*2 6:1*8 ");
+  expect_swaps("[('a', '|S3'), ('b', '>i2', (2, 3))]", "[('a', '|S3'), ('b', '<i2', (2, 3))]", "3:6*2 ");
+  expect_swaps("[('', '|V1'), (('>', 'a'), [('x', '>i2'), ('y', '|u1')], (2,))]",
+               "[('', '|V1'), (('>', 'a'), [('x', '<i2'), ('y', '|u1')], (2,))]", "1:1*2 4:1*2 ");
+  expect_swaps("[('a', [('x', '>i2', (2,))], (3,)), ('none', [('x', '>i2'), ('y', '>i4')], (0,))]",
+               "[('a', [('x', '<i2', (2,))], (3,)), ('none', [('x', '<i2'), ('y', '<i4')], (0,))]", "0:6*2 ");
+}
+
+static void bounds_what_it_notes(void) {
+  char file[512];
+  sharearray_npy npy;
+  struct sa_swaps swaps = {0};
+  int length = sharearray_npy_write("[('a', [('x', '>i2'), ('y', '|u1')], (65537,))]", 0, NULL, file, sizeof file);
+  CHECK(sa_npy_read(file, (size_t)length, 1 << 20, &npy, NULL, message) == 0);
+  CHECK(sa_npy_turn(file, &npy, &swaps, message) == SHAREARRAY_EUNSUPPORTED && strstr(message, "65536 big-endian"));
+  free(swaps.list);
 }
 
 /* ---- Files ---- */
@@ -377,6 +415,8 @@ int main(void) {
   if (sharearray_store_new(&options, &store, message) != 0) return puts(message), 1;
   RUN(transposes_in_pieces_of_any_size);
   RUN(swaps_every_unit);
+  RUN(finds_what_is_big_endian);
+  RUN(bounds_what_it_notes);
   RUN(survives_every_change_of_an_npy_file);
   RUN(survives_every_change_of_an_npz_file);
   RUN(refuses_with_the_reason);

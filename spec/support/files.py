@@ -15,7 +15,8 @@ import numpy
 directory, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 random = numpy.random.default_rng(seed)
 DTYPES = "b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16 S3 U5 M8[ns] m8[25s] V7".split()
-RECORD = numpy.dtype([("price", "<f4"), ("größe", "<i8", (2,)), ("価格\'", [("in", "S3")])], align=True)
+INNER = [("in", "S3"), (">i4", ">u2"), ("z", "<c8", (2, 1))]
+RECORD = numpy.dtype([("price", "<f4"), ("größe", "<i8", (2,)), ("価格\'", INNER, (2,))], align=True)
 warnings.simplefilter("ignore")  # format versions 2.0 and 3.0 need a newer NumPy, says NumPy
 
 
@@ -29,9 +30,11 @@ def random_array(i):
     size = int(numpy.prod(shape))
     order = random.choice(list("CF"))
     if random.random() < 0.05:
-        records = numpy.zeros(size, RECORD)
+        records = numpy.zeros(size, random.choice([RECORD, RECORD.newbyteorder()]))
         records["price"], records["größe"] = random.random(size), random.integers(1000, size=(size, 2))
         records["価格'"]["in"] = b"abc"
+        records["価格'"][">i4"] = random.integers(1000, size=(size, 2))
+        records["価格'"]["z"] = 1 + 2j
         return records.reshape(shape, order=order)
     raw = random.bytes(size * dtype.itemsize)
     if dtype.kind == "U":
