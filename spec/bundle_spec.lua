@@ -3,6 +3,7 @@ local cjson = require "cjson"
 local ffi = require "ffi"
 local machine = require "support.machine"
 local sharearray = require "sharearray"
+local C = require("sharearray.cdefs").C
 
 describe("a bundle", function()
   local directory, store, env
@@ -214,8 +215,12 @@ for path in sys.argv[1:]:
 ]], path:format("m"), path:format("placed") }):finish()
     assert.equal("['sharearray.json', 'weights/1', 'weights/2'] [[[1.0, 2.0], [3.0, 4.0]], [5.0, 6.0]]\n"
       .. "['sharearray.json', 'x', 'y'] [[[2.5, 2.5], [2.5, 2.5], [2.5, 2.5]], []]\n", said)
-    local _, ok = machine.shell("/usr/bin/python3 -m zipfile -t " .. path:format("m"))
-    assert.is_true(ok)
+    for _, id in ipairs { "m", "placed" } do
+      for _, tool in ipairs { "/usr/bin/python3 -m zipfile -t ", "unzip -t " } do
+        local words, ok = machine.shell(tool .. path:format(id))
+        assert.is_true(ok, words)
+      end
+    end
   end)
 
   it("written by numpy.savez under an id is one too, by its names", function()
@@ -259,6 +264,19 @@ os.rename(sys.argv[1] + "/s.npz", sys.argv[1] + "/sharearray_packed.npy")
     assert.same({ "bundle", 2, "ready" }, { info.kind, info.members, info.state })
     assert.is_true(info.nbytes > 0)
     assert.equal("bundle", assert(store:list())[1].kind)
+    assert.is_true(store:free("m"))
+    assert.same({ nil, {} }, { store:get("m"), machine.names(directory) })
+  end)
+
+  it("is what a decorated function returns", function()
+    local calls = 0
+    local load = store:decorator("m")(function()
+      calls = calls + 1
+      return model()
+    end)
+    assert.equal(load(), load())
+    assert.equal("small", load().config.name)
+    assert.equal(1, calls)
   end)
 
   it("whose form is damaged is corrupt", function()
@@ -316,6 +334,58 @@ os.rename(sys.argv[1] + "/s.npz", sys.argv[1] + "/sharearray_packed.npy")
     for _, reader in ipairs(readers) do assert.equal("true\n", reader:finish(120)) end
     writer:finish()
     assert.same({ "sharearray_x.npy" }, machine.names(directory))
+  end)
+
+  -- What NumPy finds at the end of a bundle.
+  local function numpy_reads(id, name)
+    return machine.start({ "/usr/bin/python3", "-c", [=[
+import numpy, sys
+with numpy.load(sys.argv[1]) as z: print(len(z.files), z[sys.argv[2]].tolist())
+]=], ("%s/sharearray_%s.npy"):format(directory, id), name }):finish()
+  end
+
+  it("of more than 65,535 members is read by us and by NumPy", function()
+    local many, one = {}, {}
+    for i = 1, 66000 do many[i] = sharearray.array({ i }, "int32") end
+    assert(store:cache("many", many))
+    assert.equal("66000 66000", elsewhere [[
+      local b = assert(sharearray.get("many"))
+      say(#b, b[66000](0))
+    ]])
+    assert.equal("66001 [66000]\n", numpy_reads("many", "66000"))
+    for i = 1, 65534 do one[i] = many[i] end -- and the form
+    assert(store:refresh("many", one))
+    assert.equal("65535 [65534]\n", numpy_reads("many", "65534"))
+  end)
+
+  it("of more than 4 GiB is read by us and by NumPy", function()
+    local path, huge = directory .. "/sharearray_huge.npy", 5 * 2 ^ 30
+    local members, bytes = ffi.new("sharearray_member[3]"), ffi.new("uint64_t[1]")
+    local contents, file = {}, assert(io.open(path, "wb"))
+    for i, name in ipairs { "a.npy", "b.npy", "c.npy" } do
+      local header = ffi.new("char[128]")
+      local shape = ffi.new("uint64_t[1]", i == 2 and huge or 3)
+      assert.equal(128, C.sharearray_npy_write("|u1", 1, shape, header, 128))
+      contents[i] = ffi.string(header, 128) .. (i == 2 and "" or "\1\2\3")
+      members[i - 1] = { name = name, name_length = #name, size = 128 + tonumber(shape[0]),
+        crc = C.sharearray_crc32(0, contents[i], #contents[i]) }
+    end
+    assert.equal(0, C.sharearray_npz_plan(members, 3, bytes, nil))
+    local at = 0
+    for i = 1, 4 do
+      local stop = tonumber(i < 4 and members[i - 1].offset or bytes[0])
+      local frame = ffi.new("char[?]", stop - at)
+      C.sharearray_npz_frame(members, 3, i - 1, frame)
+      assert(file:seek("set", at)) -- over the 5 GiB: the file is sparse
+      file:write(ffi.string(frame, stop - at), contents[i] or "")
+      at = i < 4 and stop + tonumber(members[i - 1].size)
+    end
+    file:close()
+    machine.shell("chmod 444 " .. path)
+    local b = assert(store:get("huge"))
+    assert.same({ { 3 }, { huge }, { 3 } }, { b.a.shape, b.b.shape, b.c.shape })
+    assert.same({ { 1, 2, 3 }, 0, { 1, 2, 3 } }, { b.a:totable(), b.b(huge - 1), b.c:totable() })
+    assert.equal("3 [1, 2, 3]\n", numpy_reads("huge", "c"))
   end)
 
   it("of 1,000 members attaches in one open and one map", function()
