@@ -105,8 +105,8 @@ install: all ## install to DESTDIR/PREFIX (/usr/local)
 
 # Seeds and what was found stay in spec/fuzz/corpus; what a run finds beyond them goes to build/.
 FUZZ_SECONDS ?= 600
-fuzzers = npy npz
-fuzz: ## feed the readers of .npy and bundles with libFuzzer; FUZZ_SECONDS=600 for each
+fuzzers = npy npz import
+fuzz: ## feed the readers of .npy, bundles and imports with libFuzzer; FUZZ_SECONDS=600 for each
 	@.ci/setup lint
 	@.ci/tally start
 	@for name in $(fuzzers); do .ci/tally step "fuzz $$name" $(MAKE) fuzz-$$name; done
@@ -202,7 +202,7 @@ lint-lua:
 	luacheck --quiet $(wildcard lua spec examples bench) $(wildcard rockspec/*)
 
 lint-format:
-	clang-format --dry-run -Werror $(wildcard core/*.[ch] spec/core/*.[ch] spec/torture/*.[ch] spec/support/*.[ch])
+	clang-format --dry-run -Werror $(wildcard core/*.[ch] $(addsuffix /*.[ch],$(wildcard spec/*)))
 
 lint-gcc lint-clang: lint-%:
 	@$(MAKE) CC=$* BUILD=$(BUILD)/$* compile

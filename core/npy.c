@@ -130,8 +130,8 @@ static int note_swap(struct sa_swaps *swaps, const char *order, const struct typ
 /* What was noted of one element from `first` on is in each of `times`, `size` bytes apart. */
 static int repeat_swaps(struct sa_swaps *swaps, size_t first, uint64_t size, uint64_t times, char *message) {
   size_t last = swaps->count;
-  struct sa_swap *only = &swaps->list[first];
   if (first == last) return 0;
+  struct sa_swap *only = &swaps->list[first];
   if (last == first + 1 && only->count * (uint64_t)only->unit == size) {
     only->count *= (uint32_t)times;
     return 0;
