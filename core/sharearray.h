@@ -319,7 +319,8 @@ SHAREARRAY_API uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64
  *
  * What it is is decided by content, not by name. The draft holds an .npy file or a bundle, in both
  * little-endian elements in C order, whatever the source has. The file is read with pread(2), through a
- * buffer of 256 KiB (16 MiB where an array is in Fortran order): it may be truncated meanwhile.
+ * buffer of 256 KiB (16 MiB where an array is in Fortran order or has large elements to swap): it may be
+ * truncated meanwhile.
  *
  * Opens `path` (symbolic links are followed; a regular file) and reads all headers. Of an .npz file the
  * members "*.npy" are taken, and the one named `extra` as it is; others are passed over.
