@@ -352,10 +352,14 @@ void sharearray_import_delete(sharearray_import *import) {
   free(import);
 }
 
-const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length, uint64_t *arrays) {
+const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length) {
   *length = import->extra_length;
-  *arrays = import->arrays;
   return import->extra;
+}
+
+const sharearray_member *sharearray_import_members(const sharearray_import *import, uint64_t *count) {
+  *count = import->arrays;
+  return import->to;
 }
 
 void sharearray_import_progress(const sharearray_import *import, uint64_t *done, uint64_t *total) {

@@ -337,8 +337,10 @@ SHAREARRAY_API int sharearray_import_step(sharearray_import *import, sharearray_
                                           char *message);
 /* How much of the arrays' data has been copied, and how much there is, bytes. */
 SHAREARRAY_API void sharearray_import_progress(const sharearray_import *import, uint64_t *done, uint64_t *total);
-/* The content of the member `extra`, *length bytes, or NULL: the import's. *arrays: how many there are. */
-SHAREARRAY_API const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length, uint64_t *arrays);
+/* The content of the member `extra`, *length bytes, or NULL: the import's. */
+SHAREARRAY_API const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length);
+/* Of an .npz file the arrays: *count of them, with their names. The import's. */
+SHAREARRAY_API const sharearray_member *sharearray_import_members(const sharearray_import *import, uint64_t *count);
 SHAREARRAY_API void sharearray_import_delete(sharearray_import *import);
 
 #ifdef __cplusplus

@@ -277,7 +277,7 @@ f = io.BytesIO(); numpy.save(f, numpy.arange(3)); f.write(bytes(10**8))
 add("a.npy", f.getvalue(), "w", zipfile.ZIP_DEFLATED)]], "corrupt", "longer than its header says" },
       { "a form that is none", "save(); add('sharearray.json', '{')", "corrupt", FORM },
       { "a form that is no table", "save(); add('sharearray.json', '5')", "corrupt", FORM .. "the form is no table" },
-      { "a form with an array too many", [[save(); add("sharearray.json", '{"a":{"$array":3}}')]], "corrupt",
+      { "a form with an array too many", [[save(); add("sharearray.json", '{"a":{"$array":"third"}}')]], "corrupt",
         FORM .. "the form names a member that is not there" },
       { "text", 'open(d + "/bad.npz", "w").write("hello")', "corrupt", "no .npy file" },
       { "nothing", 'open(d + "/bad.npz", "w")', "corrupt", "ends inside its magic" },

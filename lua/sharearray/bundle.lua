@@ -1,7 +1,8 @@
 --- Bundles: tables of arrays and plain values, taken apart into members and a form, and put together.
 --
--- The form is a JSON text (lua-cjson): the table itself, with `{"$array": i}` where member i stands.
--- Whatever JSON, or one of lua-cjson's builds, would not give back exactly is tagged in the same way:
+-- The form is a JSON text (lua-cjson): the table itself, with `{"$array": "layers/1"}` where the array in
+-- the member layers/1.npy stands; by name, because zip tools change the order of members. Whatever JSON,
+-- or one of lua-cjson's builds, would not give back exactly is tagged in the same way:
 --
 --   {"$number": "9007199254740994"} a number that 14 digits do not hold, or that is not finite
 --   {"$int64": "5"}, {"$uint64": "5"}
@@ -130,7 +131,7 @@ end
 --- Takes a table apart.
 -- @treturn[1] table the arrays
 -- @treturn[1] table the path of each, "layers/1/weight"
--- @treturn[1] string the form
+-- @treturn[1] string the form, for `M.name`
 -- @return[2] nil, message
 function M.flatten(t)
   local state = { arrays = {}, paths = {}, index = {}, open = {} }
@@ -146,6 +147,14 @@ function M.flatten(t)
   return state.arrays, state.paths, cjson.encode(form)
 end
 
+--- The form with the members' names in place of the arrays' numbers.
+-- @tparam table names of each array's member, without ".npy"
+function M.name(form, names)
+  return (form:gsub('{"$array":(%d+)}', function(i)
+    return ('{"$array":%s}'):format(cjson.encode(names[tonumber(i)]))
+  end))
+end
+
 -- Putting together -----------------------------------------------------------------------------------
 
 -- A 64-bit integer from its digits; tonumber would round it.
@@ -158,8 +167,8 @@ end
 local decode
 
 local tags = {
-  ["$array"] = function(arrays, index)
-    return assert(arrays[index], "the form names a member that is not there")
+  ["$array"] = function(arrays, name)
+    return assert(arrays[name], "the form names a member that is not there")
   end,
   ["$number"] = function(_, text)
     if text:find("nan", 1, true) then return 0 / 0 end
@@ -191,7 +200,7 @@ end
 
 --- Puts a table together.
 -- @tparam string form
--- @tparam table arrays the members' views
+-- @tparam table arrays the members' views, by name without ".npy"
 -- @return[1] the table
 -- @return[2] nil, message
 function M.rebuild(form, arrays)

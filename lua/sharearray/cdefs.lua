@@ -157,8 +157,8 @@ int sharearray_import_draft(const sharearray_import *import, sharearray_store *s
 int sharearray_import_step(sharearray_import *import, sharearray_draft *draft, uint64_t step,
       char *message);
 void sharearray_import_progress(const sharearray_import *import, uint64_t *done, uint64_t *total);
-const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length,
-      uint64_t *arrays);
+const char *sharearray_import_extra(const sharearray_import *import, uint64_t *length);
+const sharearray_member *sharearray_import_members(const sharearray_import *import, uint64_t *count);
 void sharearray_import_delete(sharearray_import *import);
 ]]
 

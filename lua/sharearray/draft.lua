@@ -176,22 +176,23 @@ end
 
 -- Bundles --------------------------------------------------------------------------------------------
 
--- A member's name: the array's path, made fit for a zip file, and unlike the others.
+-- A member's name without ".npy": the array's path, made fit for a zip file, and unlike the others.
 local function member_name(path, taken)
   local stem = path:gsub("[%c\\\128-\255]", "_"):gsub("^/+", "_"):gsub("^$", "_"):gsub("%.%.", "__"):sub(1, 200)
-  local name, count = stem .. ".npy", 1
+  local name, count = stem, 1
   while taken[name] do
     count = count + 1
-    name = ("%s~%d.npy"):format(stem, count)
+    name = ("%s~%d"):format(stem, count)
   end
   taken[name] = true
   return name
 end
 
 -- The members of a file to be, planned: a C array, the size of the file, and the names, which the C
--- array points to.
-local function plan(self, names, sizes)
-  local members = ffi.new("sharearray_member[?]", #names + 1)
+-- array points to. The last size may be that of the form.
+local function plan(self, stems, sizes)
+  local members, names = ffi.new("sharearray_member[?]", #sizes + 1), {}
+  for i = 1, #sizes do names[i] = stems[i] and stems[i] .. ".npy" or bundle.FORM end
   for i, name in ipairs(names) do
     members[i - 1].name, members[i - 1].name_length, members[i - 1].size = name, #name, sizes[i]
   end
@@ -303,19 +304,19 @@ end
 
 -- Completes the file of a group: the frames between the members, and the form behind them.
 local function finish_group(self, group, form)
-  local names, sizes = extended(group.names, bundle.FORM), extended(group.sizes, #form)
-  local members = plan(self, names, sizes)
+  local members = plan(self, group.names, extended(group.sizes, #form))
   local base = ffi.cast("char *", group.map.base)
-  for i = 1, #group.names do
+  local last = members.count
+  for i = 1, last - 1 do
     local member = members.c[i - 1]
     member.crc = sum_bytes(self, 0, base + member.offset, tonumber(member.size))
     local bytes, size = frame(members, i)
     ffi.copy(base + end_of(members, i - 1), bytes, size)
   end
-  members.c[#names - 1].crc = C.sharearray_crc32(0, form, #form)
-  write(self, group.draft, frame(members, #names))
+  members.c[last - 1].crc = C.sharearray_crc32(0, form, #form)
+  write(self, group.draft, frame(members, last))
   write(self, group.draft, form, #form)
-  write(self, group.draft, frame(members, #names + 1))
+  write(self, group.draft, frame(members, last + 1))
   return group.draft
 end
 
@@ -325,22 +326,23 @@ local function copy_bundle(self, arrays, paths, form)
     contents[i] = content_of(self, value)
     names[i], sizes[i] = member_name(paths[i], taken), #contents[i].header + contents[i].bytes
   end
-  names[#names + 1], sizes[#sizes + 1] = bundle.FORM, #form
-  local members = plan(self, names, sizes)
+  form = bundle.name(form, names)
+  sizes[#sizes + 1] = #form
+  local members, last = plan(self, names, sizes), #sizes
   for i, content in ipairs(contents) do
     local crc = C.sharearray_crc32(0, content.header, #content.header)
     for piece, size in content.pieces() do crc = sum_bytes(self, crc, ffi.cast("const char *", piece), size) end
     members.c[i - 1].crc = crc
   end
-  members.c[#names - 1].crc = C.sharearray_crc32(0, form, #form)
+  members.c[last - 1].crc = C.sharearray_crc32(0, form, #form)
   local draft = new_draft(self, members.bytes)
   for i, content in ipairs(contents) do
     write(self, draft, frame(members, i))
     write_content(self, draft, content)
   end
-  write(self, draft, frame(members, #names))
+  write(self, draft, frame(members, last))
   write(self, draft, form, #form)
-  write(self, draft, frame(members, #names + 1))
+  write(self, draft, frame(members, last + 1))
   return draft
 end
 
@@ -350,11 +352,9 @@ function Drafts:of_bundle(flat)
   for _, group in ipairs(self.allocated) do
     local order = group.members and match_group(group, flat.arrays)
     if order then
-      -- The form counts members in the file's order.
-      local form = flat.form:gsub('{"$array":(%d+)}', function(i)
-        return ('{"$array":%d}'):format(order[tonumber(i)].index)
-      end)
-      return finish_group(self, group, form)
+      local names = {}
+      for i, leaf in ipairs(order) do names[i] = group.names[leaf.index] end
+      return finish_group(self, group, bundle.name(flat.form, names))
     end
   end
   return copy_bundle(self, flat.arrays, flat.paths, flat.form)

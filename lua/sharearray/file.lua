@@ -17,7 +17,7 @@ local STEP = 16 * 2 ^ 20 -- bytes at most, for the sake of `progress`
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local import_out = ffi.new("sharearray_import *[1]")
 local draft_out = ffi.new("sharearray_draft *[1]")
-local done_out, total_out = ffi.new("uint64_t[1]"), ffi.new("uint64_t[1]")
+local done_out, total_out, length_out = ffi.new("uint64_t[1]"), ffi.new("uint64_t[1]"), ffi.new("uint64_t[1]")
 
 local function delete_import(import) C.sharearray_import_delete(import) end
 
@@ -63,11 +63,14 @@ function M.is(value) return sources[value] ~= nil end
 -- A bundle of ours says in a member how it is put together. Better a word now than an entry that
 -- nobody can read.
 local function check_form(import, path)
-  local form = C.sharearray_import_extra(import, done_out, total_out)
+  local form, arrays = C.sharearray_import_extra(import, length_out), {}
   if form == nil then return end
-  local arrays = {}
-  for i = 1, tonumber(total_out[0]) do arrays[i] = true end
-  local result, problem = bundle.rebuild(ffi.string(form, done_out[0]), arrays)
+  local text = ffi.string(form, length_out[0])
+  local members = C.sharearray_import_members(import, length_out)
+  for i = 0, tonumber(length_out[0]) - 1 do
+    arrays[ffi.string(members[i].name, members[i].name_length):gsub("%.npy$", "")] = true
+  end
+  local result, problem = bundle.rebuild(text, arrays)
   if type(result) == "table" then return end
   draft.raise(("cannot import %s: its member %s is not usable: %s"):format(path, bundle.FORM,
     problem), "corrupt")

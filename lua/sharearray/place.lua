@@ -92,21 +92,20 @@ end
 
 -- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
 local function table_of(map)
-  local arrays, named, form = {}, {}, nil
+  local arrays, form = {}, nil
   for i = 0, tonumber(map.count) - 1 do
     local member = map.members[i]
     local name = ffi.string(member.name, member.name_length)
     if member.array.kind ~= 0 then
       local array, problem = view_of(map, member.array, member.offset)
       if not array then return nil, ("its member %s: %s"):format(name, problem) end
-      arrays[i + 1] = array
-      named[name:gsub("%.npy$", "")] = arrays[i + 1]
+      arrays[name:gsub("%.npy$", "")] = array
     elseif name == bundle.FORM then
       form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
     end
   end
   if form then return bundle.rebuild(form, arrays) end
-  return named
+  return arrays
 end
 
 --- Puts what is under an id into the memo.
