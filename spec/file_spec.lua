@@ -179,6 +179,24 @@ numpy.save(d + "/none.npy", numpy.zeros((0, 3)))
     assert.equal("", (machine.shell("ls -l /proc/$PPID/fd | grep -F '" .. directory .. "'")))
   end)
 
+  it("whose builder is killed in the middle is loaded by the next one", function()
+    python [[
+numpy.save(d + "/a.npy", numpy.ones(10**7))
+numpy.savez(d + "/b.npz", x=numpy.ones((1000, 2000), order="F"))
+]]
+    for _, name in ipairs { "a.npy", "b.npz" } do
+      local killed = machine.worker([[
+        local path = ...
+        sharearray.cache("x", sharearray.file(path, { progress = die }))
+      ]], { directory .. "/" .. name }, { SHAREARRAY_SHM_PATH = directory })
+      assert.equal(-9, (killed:wait()))
+      local value = assert(store:cache("x", sharearray.file(directory .. "/" .. name)))
+      assert.equal(1, type(value) == "table" and value.x(999, 1999) or value(1e7 - 1))
+      assert.is_true(store:free("x"))
+    end
+    assert.same({ "a.npy", "b.npz" }, machine.names(directory))
+  end)
+
   it("blames the caller for wrong arguments", function()
     local function blamed(expected, ...)
       local ok, err = pcall(function(...) return (sharearray.file(...)) end, ...)
