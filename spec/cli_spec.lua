@@ -304,6 +304,16 @@ describe("sharearray save", function()
     assert.same({ "err", "folder", "out" }, machine.names(scratch))
   end)
 
+  it("leaves nothing behind when it is interrupted", function()
+    assert(store:cache("big", function(alloc) return alloc("uint8", 2 ^ 29) end))
+    local save = machine.start({ COMMAND, "save", "big", scratch .. "/a.npy" },
+      { SHAREARRAY_SHM_PATH = directory, LUAJIT = machine.luajit })
+    repeat until machine.names(scratch)[1]
+    save:kill(machine.SIGINT)
+    assert.equal(130, (save:wait()))
+    assert.same({}, machine.names(scratch))
+  end)
+
   it("says that the disk is full", function()
     two_entries()
     local full = machine.directory()

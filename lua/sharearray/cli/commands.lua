@@ -120,7 +120,7 @@ function M.save(store, args)
   local map = map_of(value)
   if not map then console.fail(("'%s' has no array in it"):format(args.id)) end
   local temporary = ("%s.%d.tmp"):format(path, system.pid)
-  check(system.write_new(temporary, map.base, map.length))
+  check(system.write_new(temporary, map.base, tonumber(map.length)))
   check(system.move(temporary, path, args.force))
   return true
 end

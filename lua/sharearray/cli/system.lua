@@ -40,6 +40,8 @@ char *strerror(int error);
 local C = ffi.C
 local M = {}
 
+local PIECE = 16 * 2 ^ 20 -- bytes
+
 local AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_BASIC, EACCES = -100, 0x100, 0x7ff, 13
 
 M.pid, M.uid = C.getpid(), C.geteuid()
@@ -126,17 +128,31 @@ function M.mount(path)
   return found
 end
 
---- Writes memory to a file that must not exist yet, and to the disk.
+-- In pieces, between which Ctrl-C is heard: a debug hook, which compiled code never looks at.
+local function write_all(file, pointer, bytes)
+  local from = ffi.cast("const char *", pointer)
+  for at = 0, bytes - 1, PIECE do
+    local size = math.min(PIECE, bytes - at)
+    if C.fwrite(from + at, 1, size, file) ~= size then return false end
+  end
+  return file:flush() and C.fsync(C.fileno(file)) == 0
+end
+
+jit.off(write_all)
+
+--- Writes memory to a file that must not exist yet, and to the disk. Nothing stays of a file that was
+-- not written in full.
 -- @return[1] true
 -- @return[2] nil, message
 function M.write_new(path, pointer, bytes)
   local file, problem = io.open(path, "wbxe") -- x: O_EXCL, e: O_CLOEXEC
   if not file then return nil, problem end
-  local ok = C.fwrite(pointer, 1, bytes, file) == bytes and file:flush() and C.fsync(C.fileno(file)) == 0
-  problem = not ok and path .. ": " .. M.problem()
+  local whole, result = pcall(write_all, file, pointer, bytes)
+  problem = path .. ": " .. M.problem()
   file:close()
-  if ok then return true end
+  if whole and result then return true end
   os.remove(path)
+  if not whole then error(result, 0) end -- interrupted
   return nil, problem
 end
 
