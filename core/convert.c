@@ -1,8 +1,55 @@
-/* What an import does to elements on their way from a file to the draft: byte order, and the order of
- * the axes. */
+/* What an import converts on the way from a file to the draft: the text of headers, byte order, and the
+ * order of the axes. */
 #include "internal.h"
 
+#include <stdio.h>
 #include <string.h>
+
+/* ---- Text ---- */
+
+/* The rest of a character of UTF-8 (RFC 3629), whose first byte is in `character`: false for what is
+ * longer than need be, a surrogate, behind the last character, or cut off. */
+static bool take_utf8(const unsigned char **at, const unsigned char *end, uint32_t *character) {
+  uint32_t first = *character;
+  int more = first < 0xc2 ? 0 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : first < 0xf5 ? 3 : 0;
+  if (more == 0 || end - *at < more) return false;
+  uint32_t low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+  uint32_t high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+  *character = first & (0x3fu >> more);
+  for (; more; more--, low = 0x80, high = 0xbf) {
+    uint32_t byte = *(*at)++;
+    if (byte < low || byte > high) return false;
+    *character = *character << 6 | (byte & 0x3f);
+  }
+  return true;
+}
+
+bool sa_is_utf8(const char *text, uint64_t length) {
+  const unsigned char *at = (const unsigned char *)text, *end = at + length;
+  while (at < end) {
+    uint32_t character = *at++;
+    if (character >= 0x80 && !take_utf8(&at, end, &character)) return false;
+  }
+  return true;
+}
+
+bool sa_spell_dtype(const sharearray_npy *npy, const unsigned char *file, char *descr, size_t size) {
+  enum { ESCAPE = 11 }; /* "\\U0001f600" and a NUL */
+  const unsigned char *at = file + npy->descr_offset, *end = at + npy->descr_length;
+  char *to = descr, *limit = descr + size - ESCAPE;
+  if (*at != '[') {
+    if (strchr("<>|=", *at)) at++;
+    *to++ = npy->order == '|' ? '|' : '<';
+  }
+  while (at < end && to < limit) {
+    uint32_t character = *at++;
+    if (character >= 0x80 && npy->version > 2 && !take_utf8(&at, end, &character)) return false;
+    if (character < 0x80) *to++ = (char)character;
+    else to += sprintf(to, character < 0x100 ? "\\x%02x" : character < 0x10000 ? "\\u%04x" : "\\U%08x", character);
+  }
+  *to = '\0';
+  return at == end;
+}
 
 /* ---- Byte order ---- */
 

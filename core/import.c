@@ -11,7 +11,6 @@
  * at worst, or fails its checksum. No more of a compressed member is inflated than its headers admit to. */
 #include "internal.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +20,6 @@ enum {
   FIRST_READ = 1024,      /* holds most headers */
   WHOLE_HEADER = (64 << 10) + 12,
   HEADER = 10 << 10,        /* room for a header of ours, or its dtype */
-  ESCAPE = 11,              /* "\\U0001f600" and a NUL */
   TAIL = 128 << 10,         /* of a zip file: its end records and 64 KiB of comment, and most directories */
   DIRECTORY_MAX = 64 << 20, /* a million members */
   EXTRA_MAX = 64 << 20,
@@ -67,32 +65,6 @@ static int corrupt(char *message, const char *reason) { return sa_fail(message, 
 
 static int no_memory(char *message) { return sa_fail(message, SHAREARRAY_EIO, "out of memory"); }
 
-/* The rest of a character of UTF-8 (RFC 3629), whose first byte is in `character`: false for what is
- * longer than need be, a surrogate, behind the last character, or cut off. */
-static bool take_utf8(const unsigned char **at, const unsigned char *end, uint32_t *character) {
-  uint32_t first = *character;
-  int more = first < 0xc2 ? 0 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : first < 0xf5 ? 3 : 0;
-  if (more == 0 || end - *at < more) return false;
-  uint32_t low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-  uint32_t high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-  *character = first & (0x3fu >> more);
-  for (; more; more--, low = 0x80, high = 0xbf) {
-    uint32_t byte = *(*at)++;
-    if (byte < low || byte > high) return false;
-    *character = *character << 6 | (byte & 0x3f);
-  }
-  return true;
-}
-
-static bool is_utf8(const char *text, uint64_t length) {
-  const unsigned char *at = (const unsigned char *)text, *end = at + length;
-  while (at < end) {
-    uint32_t character = *at++;
-    if (character >= 0x80 && !take_utf8(&at, end, &character)) return false;
-  }
-  return true;
-}
-
 /* ---- What there is ---- */
 
 static int read_header(sharearray_import *import, struct part *part, char *message) {
@@ -108,31 +80,12 @@ static int read_header(sharearray_import *import, struct part *part, char *messa
   return code ? code : sa_npy_read(import->chunk, (size_t)whole, part->from.size, npy, NULL, message);
 }
 
-/* The dtype as a header of ours has it: little-endian, and in ASCII. Names of fields are Latin-1 in
- * versions 1 and 2 of the format, UTF-8 in 3; what is not ASCII becomes Python's escapes. */
-static bool spell_dtype(const sharearray_npy *npy, const unsigned char *file, char *descr) {
-  const unsigned char *at = file + npy->descr_offset, *end = at + npy->descr_length;
-  char *to = descr, *limit = descr + HEADER - ESCAPE;
-  if (*at != '[') {
-    if (strchr("<>|=", *at)) at++;
-    *to++ = npy->order == '|' ? '|' : '<';
-  }
-  while (at < end && to < limit) {
-    uint32_t character = *at++;
-    if (character >= 0x80 && npy->version > 2 && !take_utf8(&at, end, &character)) return false;
-    if (character < 0x80) *to++ = (char)character;
-    else to += sprintf(to, character < 0x100 ? "\\x%02x" : character < 0x10000 ? "\\u%04x" : "\\U%08x", character);
-  }
-  *to = '\0';
-  return at == end;
-}
-
 static int make_header(const sharearray_import *import, struct part *part, char *message) {
   char descr[HEADER], header[HEADER];
   const sharearray_npy *npy = &part->from.array;
   int code = npy->order == '>' ? sa_npy_turn(import->chunk, npy, &part->swaps, message) : 0;
   if (code) return code;
-  int length = spell_dtype(npy, import->chunk, descr)
+  int length = sa_spell_dtype(npy, import->chunk, descr, sizeof descr)
                    ? sharearray_npy_write(descr, npy->ndim, npy->shape, header, sizeof header)
                    : -1;
   if (length < 0) return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is too long, or not UTF-8");
@@ -193,7 +146,7 @@ static int read_extra(sharearray_import *import, const struct part *part, char *
 
 static int check_member(const struct part *part, char *message) {
   const sharearray_member *from = &part->from;
-  if (from->name_length > NAME_MAX_BYTES || !is_utf8(from->name, from->name_length))
+  if (from->name_length > NAME_MAX_BYTES || !sa_is_utf8(from->name, from->name_length))
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its name is too long, or not UTF-8");
   if (from->size > INT64_MAX || (part->packed.deflated && from->size / INFLATE_MAX > part->packed.size))
     return corrupt(message, "its compressed data is too short for its size");

@@ -243,7 +243,12 @@ int sa_source_read(struct sa_source *source, void *bytes, uint64_t size, char *m
 /* and at last: that it has no more. */
 int sa_source_end(struct sa_source *source, char *message);
 
-/* convert.c: what an import does to elements on their way. */
+/* convert.c: what an import converts. */
+bool sa_is_utf8(const char *text, uint64_t length);
+/* The dtype as a header of ours has it: little-endian, and in ASCII. Names of fields are Latin-1 in
+ * versions 1 and 2 of the format, UTF-8 in 3; what is not ASCII becomes Python's escapes.
+ * False if `size` bytes do not hold it, or it is not UTF-8. */
+bool sa_spell_dtype(const sharearray_npy *npy, const unsigned char *file, char *descr, size_t size);
 /* `size` bytes of elements from one byte order to the other. Numbers that fill elements may begin with
  * any; if there is more in an element, `bytes` is the start of one. */
 void sa_swap(void *bytes, uint64_t size, uint32_t itemsize, const struct sa_swaps *swaps);
