@@ -272,6 +272,20 @@ static void existing_file_wins_over_a_late_link(void) {
   sharearray_remove(store, "e", NULL);
 }
 
+static void short_file_gives_way_to_a_late_link(void) {
+  sharearray_build *build = NULL;
+  sharearray_map *map = NULL;
+  CHECK(attach("f", 0, NULL, &build) == SHAREARRAY_BUILD);
+  write_file("f.npy", "\x93NUMPY", 6, 0644); /* of a dead Python builder, whose lock was removed by its name */
+  sharearray_draft *draft = draft_of(5, true);
+  CHECK(sharearray_publish(build, draft, &map, message) == SHAREARRAY_READY && value_of(map) == 5);
+  sharearray_unref(map);
+  sharearray_draft_delete(draft);
+  sharearray_build_delete(build);
+  CHECK(!exists("f.npy.lock") && !exists("f.npy.new"));
+  sharearray_remove(store, "f", NULL);
+}
+
 /* What must not be trusted, under the entry's name and under the lock's. */
 static void squat(const char *name, int trick) {
   char *path = path_of(name);
@@ -710,6 +724,7 @@ int main(void) {
   RUN(short_file_is_awaited_then_replaced);
   RUN(dead_python_lock_beside_finished_data);
   RUN(existing_file_wins_over_a_late_link);
+  RUN(short_file_gives_way_to_a_late_link);
   RUN(refuses_what_it_must_not_trust);
   RUN(refresh_replaces_an_owners_untrusted_file);
   RUN(child_of_a_fork_neither_unlocks_nor_publishes);
