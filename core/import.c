@@ -22,9 +22,10 @@ enum {
   HEADER = 10 << 10,        /* room for a header of ours, or its dtype */
   TAIL = 128 << 10,         /* of a zip file: its end records and 64 KiB of comment, and most directories */
   DIRECTORY_MAX = 64 << 20, /* a million members */
-  EXTRA_MAX = 64 << 20,
-  NAME_MAX_BYTES = 0xfff0, /* so that a name and an extra field fit their lengths */
-  INFLATE_MAX = 1032       /* deflate: 258 bytes take 2 bits at least */
+  EXTRA_MAX = 1 << 30,      /* as it stands in the file: the words of a language, say */
+  INFLATED_MAX = 64 << 20,  /* a bomb has a thousand times its size */
+  NAME_MAX_BYTES = 0xfff0,  /* so that a name and an extra field fit their lengths */
+  INFLATE_MAX = 1032        /* deflate: 258 bytes take 2 bits at least */
 };
 
 /* An array of the source; or the extra member, whose array.kind is 0. */
@@ -135,7 +136,8 @@ static int check_content(sharearray_import *import, const struct part *part, uin
 static int read_extra(sharearray_import *import, const struct part *part, char *message) {
   uint64_t size = part->from.size;
   if (import->extra) return corrupt(message, "there are two of this name");
-  if (size > EXTRA_MAX) return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it is larger than 64 MiB");
+  uint64_t most = part->packed.deflated ? INFLATED_MAX : EXTRA_MAX;
+  if (size > most) return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it is larger than %u MiB", (unsigned)(most >> 20));
   import->extra = malloc((size_t)size + 1);
   if (!import->extra) return no_memory(message);
   import->extra_length = size;

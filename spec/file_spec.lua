@@ -105,6 +105,20 @@ with zipfile.ZipFile(d + "/sharearray_ours.npy") as source, to:
     end
   end)
 
+  it("gives a bundle of ours with a great vocabulary again, but inflates none", function()
+    local text = ("word "):rep(14 * 2 ^ 20)
+    assert(store:cache("ours", { x = sharearray.array({ 1 }), text = text }))
+    local path = directory .. "/sharearray_ours.npy"
+    assert.is_true(assert(store:refresh("again", sharearray.file(path))).text == text)
+    python [[
+with zipfile.ZipFile(d + "/bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("sharearray.json", bytes(65 * 2**20))
+]]
+    local _, message, code = store:refresh("again", sharearray.file(directory .. "/bomb.npz"))
+    assert.equal("unsupported", code)
+    assert.truthy(message:find("sharearray.json is not usable: it is larger than 64 MiB", 1, true), message)
+  end)
+
   it("is decided by content, follows links, and may be what a function returns", function()
     python [[
 numpy.save(d + "/a.npy", numpy.arange(3))
