@@ -118,7 +118,7 @@ local function publish(self, complete, deadline)
     end
     local slept, why = wait.once(self.place, self.settings, self.id, ticket, seconds, round)
     if slept == false then
-      local _, text, code = wait.cannot_wait(self.settings, self.id, ticket, why)
+      local _, text, code = wait.cannot_wait(self.id, ticket, why)
       draft.raise(text, code)
     end
   end

@@ -120,7 +120,7 @@ function M.obtain(self, id, source, flags)
     round = round + 1
     if round == 1 then wait.announce(settings, id, ticket) end
     local slept, why = wait.once(place, settings, id, ticket, seconds, round)
-    if slept == false then return wait.cannot_wait(settings, id, ticket, why) end
+    if slept == false then return wait.cannot_wait(id, ticket, why) end
   end
 end
 

@@ -98,14 +98,15 @@ local function table_of(map)
     local name = ffi.string(member.name, member.name_length)
     if member.array.kind ~= 0 then
       local array, problem = view_of(map, member.array, member.offset)
-      if not array then return nil, ("its member %s: %s"):format(name, problem) end
+      if not array then return nil, ("its member %s: %s"):format(name, problem), "unsupported" end
       arrays[name:gsub("%.npy$", "")] = array
     elseif name == bundle.FORM then
       form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
     end
   end
-  if form then return bundle.rebuild(form, arrays) end
-  return arrays
+  if not form then return arrays end
+  local value, problem = bundle.rebuild(form, arrays)
+  return value, problem, "corrupt"
 end
 
 --- Puts what is under an id into the memo.
@@ -114,9 +115,9 @@ end
 -- @return[1] a view, or the table of a bundle
 -- @return[2] nil, message, code
 function Place:remember(id, map, counter)
-  local value, pin, problem
+  local value, pin, problem, code
   if map.array.kind == 0 then
-    value, problem = table_of(map)
+    value, problem, code = table_of(map)
     -- A view of nothing, which keeps the map for the memo whatever becomes of the table.
     pin = view.new(dtype.of("uint8"), { 0 }, nil, map.base, map, false)
   else
@@ -126,7 +127,7 @@ function Place:remember(id, map, counter)
   C.sharearray_unref(map) -- the views have their own references
   if not value then
     return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path, id,
-      problem), "corrupt"
+      problem), code or "unsupported"
   end
   if self.memo[id] then events.dropped() end
   self.memo[id] = { value = value, pin = pin, counter = counter, until_ = clock.now() + RECHECK }

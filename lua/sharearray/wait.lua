@@ -100,9 +100,9 @@ function M.timed_out(settings, id, ticket)
 end
 
 --- The same where the injected sleep said that it cannot wait, and why.
-function M.cannot_wait(settings, id, ticket, why)
-  return nil, ("sharearray: '%s': %s, and nobody can wait for it here: %s"):format(id,
-    in_words(settings, ticket.builder):gsub("; waiting.*", ""), tostring(why)), "timeout"
+function M.cannot_wait(id, ticket, why)
+  local reason = in_words(ticket.builder)
+  return nil, ("sharearray: '%s': %s, and nobody can wait for it here: %s"):format(id, reason, tostring(why)), "timeout"
 end
 
 -- Ctrl-C works through a debug hook, which compiled code never looks at.
