@@ -35,7 +35,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo serve lint sanitize fuzz torture coverage install env clean
+.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -69,10 +69,44 @@ lint: ## luacheck, clang-format, and a build with gcc and with clang
 	@$(MAKE) --keep-going lint-lua lint-format lint-gcc lint-clang
 
 # The instrumented code draws warnings that the plain one does not.
-sanitize: ## run the C harnesses under AddressSanitizer and UBSan
+sanitize: ## run the C harnesses and the specs under AddressSanitizer and UBSan
+	@$(here) .ci/setup test
+	@$(MAKE) all $(preloads) $(programs)
 	@.ci/tally start
-	@.ci/tally group 'sanitized harnesses' $(MAKE) run-harnesses BUILD=$(BUILD)/sanitize \
-	  CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-error'
+	@.ci/tally group 'sanitized harnesses' $(MAKE) run-harnesses $(sanitized)
+	@.ci/tally group 'sanitized specs' $(MAKE) all run-specs $(sanitized) UNDER='$(asan)'
+	@.ci/tally sum
+sanitized = BUILD=$(BUILD)/sanitize \
+  CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-error'
+# LuaJIT itself is not instrumented, so its own memory is never called leaked; what was freed is not kept
+# long, since some specs measure memory.
+asan = env LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+  ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:abort_on_error=1:quarantine_size_mb=1
+
+valgrind: ## run the specs, and the processes they start, under valgrind; QUICK=1 takes a few of them
+	@$(here) .ci/setup test analyze
+	@$(MAKE) all $(preloads) $(programs)
+	@mkdir -p $(BUILD)/valgrind
+	@printf '#!/bin/sh\nexec valgrind -q --error-exitcode=99 %s "$$@"\n' "$$(command -v $(LUAJIT))" \
+	  >$(BUILD)/valgrind/luajit
+	@chmod +x $(BUILD)/valgrind/luajit
+	@.ci/tally start
+	@$(MAKE) run-specs LUAJIT='$(CURDIR)/$(BUILD)/valgrind/luajit' \
+	  $(if $(QUICK),SPEC='$(addprefix spec/,view_spec.lua array_spec.lua struct_spec.lua memory_spec.lua cache_spec.lua)')
+	@.ci/tally sum
+
+analyze: ## read the core with gcc's -fanalyzer, clang-tidy and cppcheck
+	@.ci/setup analyze
+	@.ci/tally start
+	@for tool in gcc tidy cppcheck; do .ci/tally step "analyze with $$tool" $(MAKE) analyze-$$tool; done
+	@.ci/tally sum
+
+MINUTES ?= 30
+soak: ## kills, refreshes, frees, bundles, nginx workers and Python peers together; MINUTES=30
+	@$(here) .ci/setup test
+	@$(MAKE) all
+	@.ci/tally start
+	@$(MAKE) run-soak
 	@.ci/tally sum
 
 # Each program of spec/torture is one harness. The full sweep takes minutes.
@@ -166,7 +200,7 @@ $(BUILD)/fuzz/%_fuzz: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch])
 	@mkdir -p $(@D)
 	clang -std=c11 -g -O1 -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< core/*.c $(LDLIBS)
 
-.PHONY: run-tests run-harnesses run-torture open-counts run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
+.PHONY: run-tests run-harnesses run-torture run-soak open-counts run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
 
 run-tests: all $(preloads) $(programs)
 	@.ci/tally start
@@ -187,7 +221,22 @@ open-counts:
 
 # $(call busted,NAME,INTERPRETER). Specs start their workers with the interpreter they run under.
 busted = $(here) SHAREARRAY_TEST_LUAJIT="$$(realpath "$$(command -v $(2))")" .ci/tally busted '$(1)' \
-  $(2) spec/support/busted.lua --ignore-lua --cpath='$(CURDIR)/$(BUILD)/lib/?.so' --helper=spec/support/tally.lua --output=TAP $(SPEC)
+  $(UNDER) $(2) spec/support/busted.lua --ignore-lua --cpath='$(CURDIR)/$(BUILD)/lib/?.so' --helper=spec/support/tally.lua --output=TAP $(SPEC)
+
+run-soak:
+	@$(here) .ci/tally harness soak $(LUAJIT) spec/torture/soak.lua $(MINUTES) $(SEED)
+
+analyze-gcc:
+	for file in $(wildcard core/*.c); do \
+	  gcc $(flags) -O2 -fanalyzer -c -o /dev/null $$file || exit 1; \
+	done
+
+analyze-tidy:
+	clang-tidy --quiet --warnings-as-errors='*' $(wildcard core/*.c) -- -std=c11 -pthread
+
+# The public header's functions are for others to call.
+analyze-cppcheck:
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability,style --inline-suppr --error-exitcode=1 core
 
 run-specs:
 	@$(call busted,specs,$(LUAJIT))

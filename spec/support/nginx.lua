@@ -86,8 +86,10 @@ end
 -- The library's files where any worker's user can read them.
 local function make_home()
   local home = machine.directory("/tmp")
-  assert(select(2, machine.shell(("cp -r lua build/lib '%s' && chmod -R a+rX '%s' && chmod 755 '%s'"):format(home, home,
-    home))))
+  local core = assert(package.searchpath("sharearray.core", package.cpath))
+  assert(select(2, machine.shell(([[
+    mkdir -p '%s/lib/sharearray' && cp '%s' '%s/lib/sharearray/' && cp -r lua '%s' && chmod -R a+rX '%s']]):format(home,
+    core, home, home, home))))
   return home
 end
 
