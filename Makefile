@@ -226,17 +226,19 @@ busted = $(here) SHAREARRAY_TEST_LUAJIT="$$(realpath "$$(command -v $(2))")" .ci
 run-soak:
 	@$(here) .ci/tally harness soak $(LUAJIT) spec/torture/soak.lua $(MINUTES) $(SEED)
 
-analyze-gcc:
-	for file in $(wildcard core/*.c); do \
-	  gcc $(flags) -O2 -fanalyzer -c -o /dev/null $$file || exit 1; \
-	done
+# gcc loses sight of the headers of an import's parts, which sharearray_import_delete() frees.
+analyze-gcc: $(addprefix analyze-gcc-,$(notdir $(wildcard core/*.c)))
+analyze-gcc-import.c: flags += -Wno-analyzer-malloc-leak
+analyze-gcc-%:
+	gcc $(flags) -O2 -fanalyzer -DSHAREARRAY_ANALYZE -c -o /dev/null core/$*
 
 analyze-tidy:
-	clang-tidy --quiet --warnings-as-errors='*' $(wildcard core/*.c) -- -std=c11 -pthread
+	clang-tidy --quiet --warnings-as-errors='*' $(wildcard core/*.c) -- -std=c11 -pthread -DSHAREARRAY_ANALYZE
 
-# The public header's functions are for others to call.
+# What is in Torch's struct is for Torch to use.
 analyze-cppcheck:
-	cppcheck --quiet --std=c11 --enable=warning,performance,portability,style --inline-suppr --error-exitcode=1 core
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability,style --inline-suppr --error-exitcode=1 \
+	  --suppress=unusedStructMember:core/torch.c core
 
 run-specs:
 	@$(call busted,specs,$(LUAJIT))

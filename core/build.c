@@ -94,9 +94,9 @@ static int give_name(sharearray_build *build, sharearray_draft *draft, char *mes
 /* Takes the draft's map over for the caller, and gives the lock back before the waiters wake, so that
  * none of them finds it. */
 static int finish(sharearray_build *build, sharearray_draft *draft, sharearray_map **out) {
-  sharearray_map *map = &draft->map->public;
-  draft->map->path = strdup(build->paths.entry);
-  draft->map->published = sa_wall_clock();
+  struct sa_map *map = draft->map;
+  map->path = strdup(build->paths.entry);
+  map->published = sa_wall_clock();
   sa_changes_succeeded(build->store, build->id);
   draft->map = NULL;
   sa_process_remove_draft(draft); /* a child forked from now on shares the memory like any other */
@@ -105,7 +105,7 @@ static int finish(sharearray_build *build, sharearray_draft *draft, sharearray_m
   build->lock = -1;
   sa_process_remove_build(build);
   sa_changes_bump(build->store, build->id);
-  *out = map;
+  *out = &map->public;
   return SHAREARRAY_READY;
 }
 

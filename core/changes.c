@@ -179,5 +179,5 @@ double sa_wall_clock(void) {
 double sharearray_clock(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  return (double)now.tv_sec * 1e3 + (double)(now.tv_nsec / 1000000);
+  return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
 }

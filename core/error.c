@@ -26,7 +26,7 @@ static void make_plain(char *message) {
     if ((unsigned char)*message < ' ' || *message == 0x7f) *message = '?';
 }
 
-int sa_fail(char *message, int code, const char *format, ...) {
+int(sa_fail)(char *message, int code, const char *format, ...) {
   if (message) {
     va_list arguments;
     va_start(arguments, format);
@@ -53,7 +53,7 @@ static const char *advice(int error) {
   }
 }
 
-int sa_fail_errno(char *message, const char *format, ...) {
+int(sa_fail_errno)(char *message, const char *format, ...) {
   int error = errno;
   int code = error == ENOSPC || error == EDQUOT                    ? SHAREARRAY_ENOSPACE
              : error == EACCES || error == EPERM || error == EROFS ? SHAREARRAY_EDENIED

@@ -76,6 +76,7 @@ static int read_header(sharearray_import *import, struct part *part, char *messa
   if (code == 0) code = sa_source_read(&import->source, import->chunk, size, message);
   if (code) return code;
   code = sa_npy_read(import->chunk, (size_t)size, part->from.size, npy, &is_short, message);
+  /* cppcheck-suppress knownConditionTrueFalse ; it takes `code` for the size */
   if (!is_short || size == whole) return code;
   code = sa_source_read(&import->source, import->chunk + size, whole - size, message);
   return code ? code : sa_npy_read(import->chunk, (size_t)whole, part->from.size, npy, NULL, message);
@@ -90,9 +91,10 @@ static int make_header(const sharearray_import *import, struct part *part, char 
                    ? sharearray_npy_write(descr, npy->ndim, npy->shape, header, sizeof header)
                    : -1;
   if (length < 0) return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is too long, or not UTF-8");
-  part->header = malloc((size_t)length);
-  if (!part->header) return no_memory(message);
-  memcpy(part->header, header, (size_t)length);
+  char *copy = malloc((size_t)length);
+  if (!copy) return no_memory(message);
+  memcpy(copy, header, (size_t)length);
+  part->header = copy;
   part->header_length = (uint64_t)length;
   return 0;
 }
@@ -189,7 +191,7 @@ static int read_directory(sharearray_import *import, struct sa_zip *zip, char *m
   for (;;) {
     uint64_t size = zip->length - zip->origin;
     free(import->directory);
-    zip->base = import->directory = malloc((size_t)size);
+    zip->base = import->directory = malloc((size_t)size + 1);
     if (!zip->base) return no_memory(message);
     int code = sa_source_read_at(&import->source, import->directory, size, zip->origin, message);
     if (code == 0) code = sa_zip_find(zip, message);

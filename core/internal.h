@@ -106,6 +106,16 @@ int sa_fail(char *message, int code, const char *format, ...) __attribute__((for
 /* The same for a system call that failed: adds errno's text, and picks the code by errno. */
 int sa_fail_errno(char *message, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+#ifdef SHAREARRAY_ANALYZE
+/* For programs that read the code one file at a time: a failure is negative. */
+static inline int sa_negative(int code) {
+  if (code >= 0) __builtin_unreachable();
+  return code;
+}
+#define sa_fail(...) sa_negative(sa_fail(__VA_ARGS__))
+#define sa_fail_errno(...) sa_negative(sa_fail_errno(__VA_ARGS__))
+#endif
+
 /* name.c: names, paths, and whom to trust. */
 int sa_names(const sharearray_store *store, const char *id, struct sa_paths *paths, char *message);
 bool sa_trusted_uid(const sharearray_store *store, uint32_t uid);

@@ -122,7 +122,7 @@ struct names {
 };
 
 static int names_add(struct names *names, const char *name, size_t length) {
-  if (names->used + length + 1 > names->capacity) {
+  if (!names->bytes || length >= names->capacity - names->used) {
     size_t capacity = (names->capacity + length + 1) * 2;
     char *bytes = realloc(names->bytes, capacity);
     if (!bytes) return -1;
@@ -172,8 +172,8 @@ static int compare(const void *a, const void *b) { return strcmp(*(char *const *
 static int names_sort(struct names *names) {
   char **sorted = calloc(names->count + 1, sizeof *sorted), *at = names->bytes;
   struct names out = {0};
-  int code = sorted ? 0 : -1;
-  if (code) return code;
+  int code = 0;
+  if (!sorted) return -1;
   for (size_t i = 0; i < names->count; i++, at += strlen(at) + 1) sorted[i] = at;
   qsort(sorted, names->count, sizeof *sorted, compare);
   for (size_t i = 0; i < names->count && code == 0; i++)

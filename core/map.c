@@ -14,14 +14,16 @@ enum { HUGE_PAGE = 2 << 20 };
 static int map_new(int protection, int flags, int fd, uint64_t length, struct sa_map **out, char *message) {
   struct sa_map *map = calloc(1, sizeof *map);
   if (!map) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  /* mmap refuses to map no bytes; a file with a header never gets here. */
+  void *base = length ? MAP_FAILED : map;
   if (length > SIZE_MAX || length > INT64_MAX) errno = EOVERFLOW;
-  else if (length == 0) { /* mmap refuses it; a file with a header never gets here */ map->public.base = map;
-  } else map->public.base = sys.mmap(NULL, (size_t)length, protection, flags, fd, 0);
-  if (!map->public.base || map->public.base == MAP_FAILED) {
+  else if (length) base = sys.mmap(NULL, (size_t)length, protection, flags, fd, 0);
+  if (length && base == MAP_FAILED) {
     int code = sa_fail_errno(message, "cannot map %llu bytes", (unsigned long long)length);
     free(map);
     return code;
   }
+  map->public.base = base;
   map->public.length = length;
   atomic_init(&map->references, 1);
   /* Advice only: where huge pages are not allowed for this memory nothing happens. */

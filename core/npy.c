@@ -270,7 +270,7 @@ static int read_type(struct text *text, int depth, struct type *type, struct sa_
   *type = (struct type){.order = '|', .kind = 'V'};
   bool comma = true;
   while (!take(text, ']')) {
-    struct type field;
+    struct type field = {0};
     size_t first = swaps ? swaps->count : 0;
     if (!comma) return sa_fail(message, SHAREARRAY_ECORRUPT, "its dtype is no list of fields");
     int failure = read_field(text, depth + 1, &field, swaps, message);

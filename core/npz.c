@@ -178,7 +178,7 @@ static int compare_names(const void *a, const void *b) {
 }
 
 int sa_zip_check_names(const sharearray_member *members, uint64_t count, char *message) {
-  const sharearray_member **sorted = malloc((size_t)count * sizeof *sorted);
+  const sharearray_member **sorted = calloc((size_t)count + 1, sizeof *sorted);
   int code = 0;
   if (!sorted) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   for (uint64_t i = 0; i < count; i++) sorted[i] = &members[i];

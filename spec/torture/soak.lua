@@ -124,7 +124,8 @@ local function listen(process, expected, name)
     if line:find "^turns" then turns = turns + tonumber(line:match "%d+")
     elseif line:find "^WRONG" or line:find "[Ee]rror" then said[#said + 1] = name .. ": " .. line end
   end
-  if not expected[status] then said[#said + 1] = ("%s ended with status %d: %s"):format(name, status, text:sub(-200)) end
+  if expected[status] then return end
+  said[#said + 1] = ("%s ended with status %d: %s"):format(name, status, text:sub(-200))
 end
 
 local function actor() return machine.worker(ACTOR, { stop, math.random(1, 2 ^ 30) }, env) end
