@@ -125,6 +125,13 @@ static bool may_wait(void) {
   return plan.what == FAIL_FROM || (plan.at && calls_seen[plan.at] == CALL_lock) || from_then_on;
 }
 
+/* A lock stays, for the next one to remove, where it could not be unlinked, or not be told from another's. */
+static bool may_leave_lock(const struct step *step) {
+  enum call call = plan.at ? calls_seen[plan.at] : CALL_COUNT;
+  bool was_clean = step->prepare == nothing || step->prepare == entry;
+  return !was_clean || call == CALL_unlink || call == CALL_lstat || call == CALL_fstat;
+}
+
 static void check_result(const struct step *step, int code) {
   if (code < 0 && (code < SHAREARRAY_EIO || !*message)) blame("a failure without a message");
   if (code == SHAREARRAY_WAIT && !may_wait()) blame("a wait without end");
@@ -152,7 +159,7 @@ static int run_once(const struct step *step) {
   wrong = NULL;
   *message = '\0';
   faults_given = allocations_made = 0;
-  clear(false);
+  clear();
   step->prepare();
   long live = allocations_live;
   struct holdings before = holdings_now();
@@ -164,8 +171,10 @@ static int run_once(const struct step *step) {
   struct holdings after = holdings_now();
   compare_holdings(&before, &after);
   if (allocations_live != live) blame("memory leaks");
+  if (!may_leave_lock(step)) blame_leftover();
   check_next_call(step, code >= 0 && code != SHAREARRAY_WAIT);
-  clear(true);
+  blame_leftover();
+  clear();
   alarm(0);
   if (wrong && judged) complain(wrong);
   return code;
@@ -248,7 +257,7 @@ static bool fail_first_allocations(void) {
     }
     waitpid(child, &status, 0);
     failed = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    clear(false);
+    clear();
   }
   bool right = WIFEXITED(status) && WEXITSTATUS(status) == 2;
   printf("%s first use in a process: %ld allocations\n", right ? "ok" : "not ok", n - 1);

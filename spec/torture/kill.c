@@ -229,7 +229,8 @@ static void check_directory(void) {
   if (pending) blame("the sweep is not done");
   sharearray_store_delete(store);
   look(false);
-  clear(true);
+  blame_leftover();
+  clear();
 }
 
 /* ---- One case ---- */
@@ -305,7 +306,7 @@ static void run_case(const struct step *step, long n, enum moment moment, struct
 
 static void sweep_case(const struct step *step, long n, enum moment moment, struct report *report) {
   wrong = NULL;
-  clear(false);
+  clear();
   step->prepare();
   if (pipe2(events, O_CLOEXEC) != 0) exit(1);
   memset(shared, 0, sizeof *shared);
@@ -322,13 +323,13 @@ static void sweep_case(const struct step *step, long n, enum moment moment, stru
 /* ---- The sweep ---- */
 
 static long count_calls(const struct step *step) {
-  clear(false);
+  clear();
   step->prepare();
   plan.what = COUNT_ONLY;
   arm();
   run_step(step);
   disarm();
-  clear(false);
+  clear();
   return calls_made;
 }
 

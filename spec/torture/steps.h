@@ -381,20 +381,33 @@ static int run_step(const struct step *step) {
 
 /* ---- Around it ---- */
 
-/* Removes all that is in the directory; `expected`: only what may stay there, else it is `wrong`. */
-static void clear(bool expected) {
+/* The name in the directory that is neither the entry's nor the counter page's; NULL for none. */
+static const char *find_leftover(void) {
+  static char name[256];
   char page[32];
+  const char *found = NULL;
   snprintf(page, sizeof page, "t_.changes.%u", geteuid());
   DIR *open = opendir(directory);
-  for (struct dirent *at; open && (at = readdir(open));) {
-    if (*at->d_name == '.') continue;
-    if (expected && strcmp(at->d_name, "t_x.npy") != 0 && strcmp(at->d_name, page) != 0) {
-      static char text[320];
-      snprintf(text, sizeof text, "%s is left behind", at->d_name);
-      blame(text);
-    }
-    unlinkat(dirfd(open), at->d_name, 0);
-  }
+  for (struct dirent *at; open && !found && (at = readdir(open));)
+    if (*at->d_name != '.' && strcmp(at->d_name, "t_x.npy") != 0 && strcmp(at->d_name, page) != 0)
+      found = strcpy(name, at->d_name);
+  closedir(open);
+  return found;
+}
+
+static void blame_leftover(void) {
+  static char text[300];
+  const char *name = find_leftover();
+  if (!name) return;
+  snprintf(text, sizeof text, "%s is left behind", name);
+  blame(text);
+}
+
+/* Removes all that is in the directory. */
+static void clear(void) {
+  DIR *open = opendir(directory);
+  for (struct dirent *at; open && (at = readdir(open));)
+    if (*at->d_name != '.') unlinkat(dirfd(open), at->d_name, 0);
   closedir(open);
 }
 
