@@ -141,6 +141,12 @@ static void check_result(const struct step *step, int code) {
   if (!step->version && exists("x.npy")) blame("a removal without effect");
 }
 
+/* Whether there was an entry that the step may replace, but not lose. */
+static bool keeps_entry(const struct step *step) {
+  return step->version && step->prepare != nothing && step->prepare != dead_lock && step->prepare != python_lock &&
+         step->prepare != partial_entry;
+}
+
 /* Without faults, all is as it should be. */
 static void check_next_call(const struct step *step, bool succeeded) {
   sharearray_store *store = NULL;
@@ -151,6 +157,7 @@ static void check_next_call(const struct step *step, bool succeeded) {
   if (pending != 0) blame("the next call fails: sweep");
   else if (obtain(store, 0, WRITTEN, &version) != 0) blame("the next call fails: cache");
   else if (expected && version != expected) blame("a success, but another version is there");
+  else if (version == SPARE && keeps_entry(step)) blame("the entry is lost");
   else if (version != SPARE && version != OLD && version != step->version) blame("the next call gives other data");
   sharearray_store_delete(store);
 }
