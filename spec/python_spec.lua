@@ -129,6 +129,33 @@ describe("Python and Lua", function()
     assert.same({ "sharearray_x.npy" }, machine.names(directory))
   end)
 
+  it("a builder whose lock Python's free took away sleeps while another one builds", function()
+    local settings = { shm_path = directory }
+    assert(sharearray.cache("x", sharearray.array({ 1 }), settings)) -- the counter of the id is not 0 any more
+    assert.is_true(sharearray.free("x", settings))
+    local program = [[
+      local began
+      assert(sharearray.cache("x", function()
+        say "building"
+        hear()
+        began = os.clock()
+        return sharearray.array({1})
+      end))
+      say("slept", os.clock() - began < 0.25) -- processor time
+    ]]
+    local robbed = machine.worker(program, {}, env)
+    robbed:expect("building")
+    machine.python("peer.py", { "free", directory, "x" }):finish()
+    local other = machine.worker(program, {}, env)
+    other:expect("building")
+    robbed:tell()
+    machine.shell("sleep 1") -- time in which it could be busy
+    other:tell()
+    other:finish()
+    robbed:expect("slept true")
+    robbed:finish()
+  end)
+
   it("Python's free of a lock that nobody takes again: the build publishes", function()
     local builder = machine.worker([[
       local view = assert(sharearray.cache("x", function()

@@ -106,6 +106,7 @@ local function publish(self, complete, deadline)
   local ticket = ffi.new("sharearray_ticket", { recheck = 20 })
   local round = 0
   while true do
+    ticket.seen = C.sharearray_changes_of(self.place.handle, self.id)
     local step = C.sharearray_publish(self.build, complete, map_out, message)
     if step < 0 then draft.refuse(self.id, step, message) end
     if step == C.SHAREARRAY_READY then return map_out[0] end
