@@ -155,6 +155,7 @@ static int publish(sharearray_store *store, sharearray_build *build, sharearray_
   mark_build(false);
   for (int i = 0; i < PATIENCE && step == SHAREARRAY_WAIT; i++) {
     if (i) sharearray_wait(store, "x", &ticket, 1);
+    ticket.seen = sharearray_changes_of(store, "x");
     step = sharearray_publish(build, draft, &map, message);
   }
   if (step == SHAREARRAY_READY) version_of(map);
