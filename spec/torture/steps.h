@@ -52,7 +52,7 @@ static int attach(sharearray_store *store, uint32_t flags, sharearray_map **map,
   int step = SHAREARRAY_WAIT;
   for (int i = 0; i < PATIENCE && step == SHAREARRAY_WAIT; i++) {
     if (i && on_wait) on_wait();
-    if (i) sharearray_wait(store, "x", &ticket, 1);
+    if (i) sharearray_wait(store, "x", &ticket, 60);
     step = sharearray_attach(store, "x", flags, &ticket, map, build, message);
   }
   if (step == SHAREARRAY_BUILD) mark_build(true);
@@ -154,7 +154,7 @@ static int publish(sharearray_store *store, sharearray_build *build, sharearray_
   int step = SHAREARRAY_WAIT;
   mark_build(false);
   for (int i = 0; i < PATIENCE && step == SHAREARRAY_WAIT; i++) {
-    if (i) sharearray_wait(store, "x", &ticket, 1);
+    if (i) sharearray_wait(store, "x", &ticket, 60);
     ticket.seen = sharearray_changes_of(store, "x");
     step = sharearray_publish(build, draft, &map, message);
   }
