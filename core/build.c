@@ -87,7 +87,8 @@ static int yield_to_other(sharearray_build *build, sharearray_map **out, char *m
 }
 
 static int give_name(sharearray_build *build, sharearray_draft *draft, char *message) {
-  if (build->replace) return sa_file_replace(&draft->file, build->paths.fresh, build->paths.entry, message);
+  if (build->replace)
+    return sa_file_replace(build->store, &draft->file, build->paths.fresh, build->paths.entry, message);
   return sa_file_link(&draft->file, build->paths.entry, message);
 }
 
@@ -122,6 +123,7 @@ int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharear
       code = give_name(build, draft, message);
       if (code == 0) return finish(build, draft, out);
       if (code < 0) return code;
+      if (build->refresh) return SHAREARRAY_WAIT; /* until the other one's rename */
     }
     /* Another builder may have come first; or EEXIST, which may be a Python process's half-written file. */
     code = yield_to_other(build, out, message);

@@ -142,11 +142,37 @@ int sa_file_link(struct sa_file *file, const char *path, char *message) {
   return sa_fail_errno(message, "cannot link %s", path);
 }
 
-int sa_file_replace(struct sa_file *file, const char *by, const char *path, char *message) {
+/* Where the lock was taken away by its name, as Python's free does, two builders may come this way at
+ * once. So a file under `by` is locked as long as its maker lives, and only a dead one's is removed. */
+int sa_file_bury(const sharearray_store *store, const char *by, char *message) {
+  /* A read lock: what was published read-only cannot be opened for writing. */
+  struct flock range = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+  struct stat st;
+  int fd = -1, code = 0;
+  if (sys.lstat(by, &st) != 0) return errno == ENOENT ? 0 : sa_fail_errno(message, "cannot examine %s", by);
+  if (!sa_trusted_uid(store, st.st_uid))
+    return sa_fail(message, SHAREARRAY_EUNTRUSTED, "%s belongs to a user who is not trusted: left alone", by);
+  if (S_ISREG(st.st_mode)) {
+    fd = sa_open(by, O_RDONLY);
+    if (fd == -ENOENT) return 0;
+    if (fd < 0 && fd != -EACCES) {
+      errno = -fd;
+      return sa_fail_errno(message, "cannot open %s", by);
+    }
+  }
+  if (fd >= 0 && sys.lock(fd, F_OFD_SETLK, &range) != 0 && (errno == EAGAIN || errno == EACCES)) code = EEXIST;
+  else if (sys.unlink(by) != 0 && errno != ENOENT) code = sa_fail_errno(message, "cannot remove %s", by);
+  if (fd >= 0) sa_process_close(fd);
+  return code;
+}
+
+int sa_file_replace(const sharearray_store *store, struct sa_file *file, const char *by, const char *path,
+                    char *message) {
   if (!file->temporary[0]) {
-    /* What stands there is a dead builder's: only the holder of the lock comes this way. */
-    if (sys.unlink(by) != 0 && errno != ENOENT) return sa_fail_errno(message, "cannot remove %s", by);
-    if (link_unnamed(file->fd, by) != 0) return sa_fail_errno(message, "cannot link %s", by);
+    int code = sa_file_bury(store, by, message);
+    if (code) return code;
+    if (sa_lock_file(file->fd) != 0) return sa_fail_errno(message, "cannot lock %s", by);
+    if (link_unnamed(file->fd, by) != 0) return errno == EEXIST ? EEXIST : sa_fail_errno(message, "cannot link %s", by);
   } else {
     if (prepare(file) != 0) return sa_fail_errno(message, "cannot set the mode of %s", file->temporary);
     by = file->temporary;

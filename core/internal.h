@@ -127,8 +127,12 @@ int sa_check_trust(const sharearray_store *store, const struct stat *st, const c
 int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file *file, char *message);
 /* 0; EEXIST as a positive value; negative with a message. */
 int sa_file_link(struct sa_file *file, const char *path, char *message);
-/* Over whatever stands under `path`, in one step, by way of `by`. */
-int sa_file_replace(struct sa_file *file, const char *by, const char *path, char *message);
+/* Over whatever stands under `path`, in one step, by way of `by`. EEXIST: another builder is on that way. */
+int sa_file_replace(const sharearray_store *store, struct sa_file *file, const char *by, const char *path,
+                    char *message);
+/* Removes what a dead builder left on that way: 0, also if there is nothing; EEXIST: its maker lives.
+ * A stranger's is EUNTRUSTED. */
+int sa_file_bury(const sharearray_store *store, const char *by, char *message);
 int sa_file_mode(struct sa_file *file, mode_t mode);
 /* ENOSPACE with the figures: `bytes` more did not fit into the store's directory. */
 int sa_no_space(const sharearray_store *store, uint64_t bytes, char *message);
@@ -175,7 +179,7 @@ bool sa_lock_is_named(const char *path, int fd);
 /* Removes the name, if it is still this file's, and closes. */
 void sa_lock_release(const char *path, int fd);
 /* The same for a dead builder's lock: what else it left goes first. */
-void sa_lock_bury(const struct sa_paths *paths, int fd);
+void sa_lock_bury(const sharearray_store *store, const struct sa_paths *paths, int fd);
 
 /* map.c */
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);

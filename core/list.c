@@ -44,7 +44,7 @@ static int look_lock(sharearray_store *store, const struct sa_paths *paths, bool
   int fd, lock = sa_lock_look(store, paths->lock, &fd, builder, reason);
   if (lock == SA_LOCK_HELD) {
     if (!finished && sa_lock_is_held_back(fd)) sa_process_close(fd);
-    else sa_lock_bury(paths, fd);
+    else sa_lock_bury(store, paths, fd);
     lock = SA_LOCK_NONE;
   }
   if (lock == SA_LOCK_SUSPECT) lock = SA_LOCK_LIVE;
@@ -107,7 +107,7 @@ int sharearray_remove(sharearray_store *store, const char *id, char *message) {
   int removed = remove_name(store, paths.entry, message);
   if (removed < 0) return removed;
   int lock = sa_lock_look(store, paths.lock, &fd, &owner, message);
-  if (lock == SA_LOCK_HELD) sa_lock_bury(&paths, fd);
+  if (lock == SA_LOCK_HELD) sa_lock_bury(store, &paths, fd);
   /* A lock's name that is squatted by something of this user's own: an owner's free may remove it. */
   if (lock == SHAREARRAY_EUNTRUSTED) lock = remove_name(store, paths.lock, message) == 1 ? SA_LOCK_HELD : lock;
   if (removed || lock == SA_LOCK_HELD) sa_changes_bump(store, id);
@@ -214,7 +214,7 @@ static int sweep_lock(sharearray_store *store, const char *id) {
   int fd;
   if (sa_names(store, id, &paths, NULL) != 0) return 0;
   int lock = sa_lock_look(store, paths.lock, &fd, &owner, NULL);
-  if (lock == SA_LOCK_HELD) sa_lock_bury(&paths, fd);
+  if (lock == SA_LOCK_HELD) sa_lock_bury(store, &paths, fd);
   return lock == SA_LOCK_SUSPECT;
 }
 
@@ -225,7 +225,7 @@ static void sweep_new(sharearray_store *store, const char *id) {
   int fd;
   if (sa_names(store, id, &paths, NULL) != 0) return;
   if (sa_lock_take(store, &paths, &fd, &owner, NULL) != SA_LOCK_HELD) return;
-  remove_name(store, paths.fresh, NULL);
+  sa_file_bury(store, paths.fresh, NULL);
   sa_lock_release(paths.lock, fd);
 }
 

@@ -89,8 +89,8 @@ void sa_lock_release(const char *path, int fd) {
   sa_process_close(fd);
 }
 
-void sa_lock_bury(const struct sa_paths *paths, int fd) {
-  sys.unlink(paths->fresh);
+void sa_lock_bury(const sharearray_store *store, const struct sa_paths *paths, int fd) {
+  sa_file_bury(store, paths->fresh, NULL);
   sa_lock_release(paths->lock, fd);
 }
 
@@ -219,7 +219,7 @@ static int inherit(const sharearray_store *store, const struct sa_paths *paths, 
     sa_process_close(fd);
     return code;
   }
-  sys.unlink(paths->fresh);
+  sa_file_bury(store, paths->fresh, NULL);
   *owner = mine.owner;
   return SA_LOCK_HELD;
 }

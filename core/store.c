@@ -126,7 +126,7 @@ static int attach_finished(sharearray_store *store, const struct sa_paths *paths
   if (lock == SA_LOCK_HELD) {
     /* Beside no entry it keeps the count of killed builders, for as long as the next one holds back. */
     if (!map && sa_lock_is_held_back(fd)) sa_process_close(fd);
-    else sa_lock_bury(paths, fd);
+    else sa_lock_bury(store, paths, fd);
   }
   if (lock == SA_LOCK_SUSPECT && !(flags & SHAREARRAY_FINAL)) {
     if (map) sharearray_unref(&map->public);
@@ -171,14 +171,6 @@ static bool replaceable(int code, const struct stat *st) {
          (code == SHAREARRAY_EUNTRUSTED && st->st_uid == geteuid() && !S_ISDIR(st->st_mode));
 }
 
-/* What another user put in the way of the rename by which an entry is replaced: better known before the
- * work than after it. */
-static int check_fresh(const sharearray_store *store, const struct sa_paths *paths, char *message) {
-  struct stat st;
-  if (sys.lstat(paths->fresh, &st) != 0 || sa_trusted_uid(store, st.st_uid)) return 0;
-  return sa_fail(message, SHAREARRAY_EUNTRUSTED, "%s belongs to a user who is not trusted: left alone", paths->fresh);
-}
-
 /* With the lock in hand, look once more: BUILD, or READY if somebody was quicker. */
 static int attach_locked(sharearray_store *store, const char *id, const struct sa_paths *paths, int lock,
                          uint32_t flags, sharearray_map **out, sharearray_build **build, char *message) {
@@ -192,8 +184,9 @@ static int attach_locked(sharearray_store *store, const char *id, const struct s
     code = SHAREARRAY_READY;
   } else if (code >= 0 || (refresh && replaceable(code, &st))) {
     bool partial = code == SA_ENTRY_SHORT;
-    code = refresh || partial ? check_fresh(store, paths, message) : 0;
-    if (code == 0) code = build_new(store, id, paths, lock, flags, build, message);
+    /* What another user put in the way of the rename is better known before the work than after it. */
+    code = refresh || partial ? sa_file_bury(store, paths->fresh, message) : 0;
+    if (code >= 0) code = build_new(store, id, paths, lock, flags, build, message);
     if (code == SHAREARRAY_BUILD) {
       if (partial) (*build)->replace = true;
       return code;

@@ -212,6 +212,37 @@ static void lock_taken_away_by_name(void) {
   sharearray_remove(store, "l", NULL);
 }
 
+static sharearray_build *overtaking;
+static sharearray_draft *overtaking_draft;
+static int overtaking_step;
+
+/* Just before a refresh's rename its lock is unlinked, and somebody else refreshes too. */
+static int rename_overtaken(const char *from, const char *to) {
+  sharearray_map *map;
+  sys.rename = rename;
+  CHECK(unlink(path_of("v.npy.lock")) == 0);
+  CHECK(attach("v", SHAREARRAY_REFRESH | SHAREARRAY_YIELDS, NULL, &overtaking) == SHAREARRAY_BUILD);
+  overtaking_draft = draft_of(3, true);
+  overtaking_step = sharearray_publish(overtaking, overtaking_draft, &map, message);
+  return rename(from, to);
+}
+
+static void refreshes_at_once_publish_one_after_the_other(void) {
+  sharearray_map *map = NULL;
+  put("v", 1);
+  sys.rename = rename_overtaken;
+  put("v", 2);
+  expect_value("v", 2);
+  CHECK(overtaking_step == SHAREARRAY_WAIT);
+  CHECK(sharearray_publish(overtaking, overtaking_draft, &map, message) == SHAREARRAY_READY && value_of(map) == 3);
+  sharearray_unref(map);
+  sharearray_draft_delete(overtaking_draft);
+  sharearray_build_delete(overtaking);
+  expect_value("v", 3);
+  CHECK(!exists("v.npy.lock") && !exists("v.npy.new"));
+  sharearray_remove(store, "v", NULL);
+}
+
 static void write_file(const char *name, const char *bytes, size_t size, mode_t mode) {
   int fd = open(path_of(name), O_CREAT | O_EXCL | O_WRONLY, mode);
   CHECK(fd >= 0 && fchmod(fd, mode) == 0 && write(fd, bytes, size) == (ssize_t)size && close(fd) == 0);
@@ -721,6 +752,7 @@ int main(void) {
   RUN(published_memory_is_read_only);
   RUN(killed_builders_are_replaced_then_held_back);
   RUN(lock_taken_away_by_name);
+  RUN(refreshes_at_once_publish_one_after_the_other);
   RUN(short_file_is_awaited_then_replaced);
   RUN(dead_python_lock_beside_finished_data);
   RUN(existing_file_wins_over_a_late_link);
