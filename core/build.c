@@ -114,21 +114,23 @@ int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharear
   int code = check_child(build, draft, message);
   if (code == 0) code = seal(build, draft, message);
   if (code) return code;
+  /* A short file that the build found may have been completed: its Python lost the lock by its name, but lives. */
+  bool look = build->replace;
   for (int attempt = 0; attempt < 100; attempt++) {
     bool anew;
     code = hold_lock(build, &anew, message);
     if (code < 0) return code;
     if (code != SA_LOCK_HELD) return SHAREARRAY_WAIT;
-    if (!anew || build->refresh) {
-      code = give_name(build, draft, message);
-      if (code == 0) return finish(build, draft, out);
+    if ((anew || look) && !build->refresh) { /* another builder may have come first */
+      code = yield_to_other(build, out, message);
+      if (code == SA_ENTRY_READY) return SHAREARRAY_READY;
       if (code < 0) return code;
-      if (build->refresh) return SHAREARRAY_WAIT; /* until the other one's rename */
     }
-    /* Another builder may have come first; or EEXIST, which may be a Python process's half-written file. */
-    code = yield_to_other(build, out, message);
-    if (code == SA_ENTRY_READY) return SHAREARRAY_READY;
+    code = give_name(build, draft, message);
+    if (code == 0) return finish(build, draft, out);
     if (code < 0) return code;
+    if (build->refresh) return SHAREARRAY_WAIT; /* until the other one's rename */
+    look = true;                                /* EEXIST: it may be a Python process's half-written file */
   }
   return sa_fail(message, SHAREARRAY_EIO, "%s comes and goes", build->paths.entry);
 }

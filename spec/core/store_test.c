@@ -271,6 +271,26 @@ static void short_file_is_awaited_then_replaced(void) {
   sharearray_remove(store, "s", NULL);
 }
 
+static void short_file_that_was_completed_wins(void) {
+  sharearray_build *build = NULL;
+  sharearray_map *map = NULL;
+  char file[4096];
+  uint64_t shape[1] = {1};
+  int length = sharearray_npy_write("<i4", 1, shape, file, sizeof file);
+  memcpy(file + length, "\4\0\0\0", 4);
+  int python = open(path_of("sc.npy"), O_CREAT | O_EXCL | O_WRONLY, 0644);
+  CHECK(write(python, file, (size_t)length) == length);
+  CHECK(attach("sc", 0, NULL, &build) == SHAREARRAY_BUILD); /* Python's free took its lock away */
+  CHECK(write(python, file + length, 4) == 4 && close(python) == 0);
+  sharearray_draft *draft = draft_of(5, true);
+  CHECK(sharearray_publish(build, draft, &map, message) == SHAREARRAY_READY && value_of(map) == 4);
+  sharearray_unref(map);
+  sharearray_draft_delete(draft);
+  sharearray_build_delete(build);
+  expect_value("sc", 4);
+  sharearray_remove(store, "sc", NULL);
+}
+
 static void dead_python_lock_beside_finished_data(void) {
   put("p", 1);
   write_file("p.npy.lock", "", 0, 0755);
@@ -754,6 +774,7 @@ int main(void) {
   RUN(lock_taken_away_by_name);
   RUN(refreshes_at_once_publish_one_after_the_other);
   RUN(short_file_is_awaited_then_replaced);
+  RUN(short_file_that_was_completed_wins);
   RUN(dead_python_lock_beside_finished_data);
   RUN(existing_file_wins_over_a_late_link);
   RUN(short_file_gives_way_to_a_late_link);
