@@ -35,7 +35,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage install env clean
+.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage tsan install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -129,6 +129,12 @@ coverage: ## which lines of the core the harnesses, the torture programs and the
 	@.ci/coverage $(BUILD)/coverage/core spec/torture/uncovered.txt
 counting = -O0 -g --coverage -fprofile-update=atomic -fprofile-filter-files=^core/
 
+# Races that threads of one process may have with each other: the random operations see them all.
+tsan: ## run the random operations under ThreadSanitizer; QUICK=1 runs fewer
+	@.ci/tally start
+	@$(MAKE) run-tsan BUILD=$(BUILD)/tsan CFLAGS='-O1 -g -fsanitize=thread -Wno-error'
+	@.ci/tally sum
+
 install: all ## install to DESTDIR/PREFIX (/usr/local)
 	install -D -m 644 core/sharearray.h '$(DESTDIR)$(PREFIX)/include/sharearray.h'
 	install -D -m 755 $(core) '$(DESTDIR)$(PREFIX)/lib/lua/5.1/sharearray/core.so'
@@ -200,7 +206,7 @@ $(BUILD)/fuzz/%_fuzz: spec/fuzz/%_fuzz.c $(wildcard core/*.[ch])
 	@mkdir -p $(@D)
 	clang -std=c11 -g -O1 -pthread -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $< core/*.c $(LDLIBS)
 
-.PHONY: run-tests run-harnesses run-torture run-soak open-counts run-specs run-other-specs compile lint-lua lint-format lint-gcc lint-clang
+.PHONY: run-tests run-harnesses run-torture run-soak open-counts run-specs run-other-specs compile lint-lua run-tsan lint-format lint-gcc lint-clang
 
 run-tests: all $(preloads) $(programs)
 	@.ci/tally start
@@ -218,6 +224,9 @@ run-torture: all $(tortures) $(BUILD)/spec/fail_preload.so
 
 open-counts:
 	@chmod -R a+rwX $(BUILD)
+
+run-tsan: $(BUILD)/spec/torture/random
+	@.ci/tally harness 'random operations under ThreadSanitizer' "$<"
 
 # $(call busted,NAME,INTERPRETER). Specs start their workers with the interpreter they run under.
 busted = $(here) SHAREARRAY_TEST_LUAJIT="$$(realpath "$$(command -v $(2))")" .ci/tally busted '$(1)' \
