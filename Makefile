@@ -35,7 +35,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage tsan install env clean
+.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage tsan model install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -133,6 +133,12 @@ counting = -O0 -g --coverage -fprofile-update=atomic -fprofile-filter-files=^cor
 tsan: ## run the random operations under ThreadSanitizer; QUICK=1 runs fewer
 	@.ci/tally start
 	@$(MAKE) run-tsan BUILD=$(BUILD)/tsan CFLAGS='-O1 -g -fsanitize=thread -Wno-error'
+	@.ci/tally sum
+
+model: ## check the protocol of lock and publication with spin, and that spin finds each planted fault
+	@.ci/setup model
+	@.ci/tally start
+	@BUILD='$(BUILD)' CC='$(CC)' .ci/tally harness 'the model of the protocol' spec/torture/model.sh
 	@.ci/tally sum
 
 install: all ## install to DESTDIR/PREFIX (/usr/local)
