@@ -90,9 +90,8 @@ void sharearray_ref(sharearray_map *public) {
 void sharearray_unref(sharearray_map *public) {
   struct sa_map *map = (struct sa_map *)public;
   if (!map) return;
-  /* Release, then acquire: what other threads did with the memory happens before it is unmapped. */
-  if (atomic_fetch_sub_explicit(&map->references, 1, memory_order_release) != 1) return;
-  atomic_thread_fence(memory_order_acquire);
+  /* What other threads did with the memory happens before it is unmapped. */
+  if (atomic_fetch_sub_explicit(&map->references, 1, memory_order_acq_rel) != 1) return;
   if (map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
   free((void *)map->public.members);
   free(map->path);
