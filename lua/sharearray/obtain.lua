@@ -8,6 +8,7 @@
 
 local ffi = require "ffi"
 local build = require "sharearray.build"
+local clock = require "sharearray.clock"
 local place_ = require "sharearray.place"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -48,7 +49,7 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
     build.give_up(handle)
     error(problem, 0)
   end
-  local started = C.sharearray_clock()
+  local started, looked = C.sharearray_clock(), clock.now()
   local builder = { coroutine = current_coroutine() }
   builders[name] = builder
   local map, reason, code = build.run(place, settings, id, handle, source, deadline, failed)
@@ -59,7 +60,7 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
   end
   local bytes = tonumber(map.length)
   local result
-  result, reason, code = place:remember(id, map, ticket.seen)
+  result, reason, code = place:remember(id, map, ticket.seen, looked)
   if not result then return nil, reason, code end
   wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(describe(result), bytes,
     (C.sharearray_clock() - started) / 1000))
@@ -105,10 +106,11 @@ function M.obtain(self, id, source, flags)
   while true do
     local seconds = wait.remaining(deadline)
     local last = seconds == 0
+    local looked = clock.now()
     local step = C.sharearray_attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
       map_out, build_out, message)
     if step == C.SHAREARRAY_READY then
-      local value, text, code = place:remember(id, map_out[0], ticket.seen)
+      local value, text, code = place:remember(id, map_out[0], ticket.seen, looked)
       if value == nil then return nil, text, code end
       return M.renewed(self, id, source, value)
     end

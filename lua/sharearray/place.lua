@@ -112,9 +112,10 @@ end
 --- Puts what is under an id into the memo.
 -- @param map its mapping, with a reference that this call takes over
 -- @tparam number counter the id's counter, read before the array was looked for
+-- @tparam number looked when, by `clock.now`: a process may be held up between its look and this
 -- @return[1] a view, or the table of a bundle
 -- @return[2] nil, message, code
-function Place:remember(id, map, counter)
+function Place:remember(id, map, counter, looked)
   local value, pin, problem, code
   if map.array.kind == 0 then
     value, problem, code = table_of(map)
@@ -130,7 +131,7 @@ function Place:remember(id, map, counter)
       problem), code or "unsupported"
   end
   if self.memo[id] then events.dropped() end
-  self.memo[id] = { value = value, pin = pin, counter = counter, until_ = clock.now() + RECHECK }
+  self.memo[id] = { value = value, pin = pin, counter = counter, until_ = looked + RECHECK }
   return value
 end
 
