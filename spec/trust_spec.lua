@@ -128,6 +128,30 @@ describe("under a name, what cannot be trusted:", function()
     assert.equal("4\n1\ndenied\ntrue\n", worker:finish())
   end)
 
+  it("a trusted user's lock that is never given back costs the timeout, and says whose it is", function()
+    if not machine.is_root then pending("needs root") return end
+    machine.shell("chmod 1777 " .. directory)
+    local holder = machine.worker([[
+      ffi.cdef "int setuid(unsigned uid);"
+      assert(ffi.C.setuid(12345) == 0)
+      sharearray.cache("y", function() say "holds"; hear() end)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    holder:expect("holds")
+    local user = machine.worker([[
+      ffi.cdef "int setuid(unsigned uid);"
+      assert(ffi.C.setuid(12346) == 0)
+      local started = now()
+      local _, err, code = sharearray.cache("y", sharearray.array({ 1 }), { timeout = 1, trust = { 12345 } })
+      local waited = now() - started
+      say(code, waited >= 0.9 and waited < 20, err:find("12345", 1, true) ~= nil)
+      _, _, code = sharearray.cache("y", sharearray.array({ 1 }), { timeout = 20 })
+      say(code, now() - started < 20)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    assert.equal("timeout true true\nuntrusted true\n", user:finish())
+    holder:kill()
+    holder:wait()
+  end)
+
   it("another user's lock under the name of a free id is left, and not waited for", function()
     if not machine.is_root then pending("needs root") return end
     squat("touch P; chown 12345 P; chmod 0600 P", "sharearray_y.npy.lock")
