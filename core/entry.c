@@ -13,12 +13,14 @@ enum {
   ATTEMPTS = 1000 /* a reader beside an endless row of refreshes is overtaken once or twice */
 };
 
-/* Why an open failed: something other than a file stands there, or permission is refused. */
+/* Why an open failed: something other than a file stands there, or permission is refused. NONE if it is
+ * gone by now, or became a file. */
 static int explain_open(const sharearray_store *store, const char *path, int error, struct stat *st, char *message) {
   if (sys.lstat(path, st) == 0) {
     int code = sa_check_trust(store, st, "entry", path, message);
     if (code) return code;
-  }
+    if (sa_is_no_file(error)) return SA_ENTRY_NONE;
+  } else if (errno == ENOENT && (sa_is_no_file(error) || error == EACCES)) return SA_ENTRY_NONE;
   errno = error;
   return sa_fail_errno(message, "cannot open %s", path);
 }
@@ -83,9 +85,8 @@ int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, st
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     int fd = sa_open(path, O_RDONLY);
     if (fd == -ENOENT) return SA_ENTRY_NONE;
-    if (fd < 0) return explain_open(store, path, -fd, st, message);
-    int result = look_at(store, path, fd, st, map, message);
-    sa_process_close(fd);
+    int result = fd < 0 ? explain_open(store, path, -fd, st, message) : look_at(store, path, fd, st, map, message);
+    if (fd >= 0) sa_process_close(fd);
     if (result == SA_ENTRY_READY) (*map)->path = strdup(path);
     if (result != SA_ENTRY_NONE) return result;
   }

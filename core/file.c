@@ -20,6 +20,8 @@ int sa_open(const char *path, int flags) {
   return fd < 0 ? -errno : fd;
 }
 
+bool sa_is_no_file(int error) { return error == ELOOP || error == ENXIO || error == EISDIR; }
+
 int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset) {
   const char *at = bytes;
   while (size) {
@@ -155,6 +157,7 @@ int sa_file_bury(const sharearray_store *store, const char *by, char *message) {
   if (S_ISREG(st.st_mode)) {
     fd = sa_open(by, O_RDONLY);
     if (fd == -ENOENT) return 0;
+    if (fd < 0 && sa_is_no_file(-fd)) return EEXIST;
     if (fd < 0 && fd != -EACCES) {
       errno = -fd;
       return sa_fail_errno(message, "cannot open %s", by);

@@ -144,6 +144,9 @@ int sa_write_all(int fd, const void *bytes, uint64_t size, uint64_t offset);
 int64_t sa_read_all(int fd, void *bytes, uint64_t size, uint64_t offset);
 /* Opens a file of the store as the design asks: no link followed, nothing waited for. -errno on error. */
 int sa_open(const char *path, int flags);
+/* Whether that error of it means a symbolic link, a socket or a directory: a file that is seen there now was not there
+ * then. */
+bool sa_is_no_file(int error);
 
 /* changes.c: the counter page. */
 int sa_changes_new(sharearray_store *store, char *message);

@@ -104,6 +104,7 @@ static int look_from_outside(const sharearray_store *store, const char *path, in
   }
   int code = sa_check_trust(store, &st, "lock", path, message);
   if (code) return code;
+  if (sa_is_no_file(error)) return SA_LOCK_MOVED;
   if (error != EACCES && error != EPERM && error != EWOULDBLOCK) {
     errno = error;
     return sa_fail_errno(message, "cannot open %s", path);
@@ -146,10 +147,10 @@ int sa_lock_look(sharearray_store *store, const char *path, int *out, sharearray
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     int fd = sa_open(path, O_RDWR);
     if (fd == -ENOENT) return SA_LOCK_NONE;
-    if (fd < 0) return look_from_outside(store, path, -fd, owner, message);
-    int result = look_inside(store, path, fd, owner, message);
+    int result = fd < 0 ? look_from_outside(store, path, -fd, owner, message)
+                        : look_inside(store, path, fd, owner, message);
     if (result == SA_LOCK_HELD) *out = fd;
-    else sa_process_close(fd);
+    else if (fd >= 0) sa_process_close(fd);
     if (result != SA_LOCK_MOVED) return result;
   }
   return SA_LOCK_LIVE; /* locks come and go under this name: somebody is busy */

@@ -537,6 +537,33 @@ static void works_without_unnamed_files(void) {
   sharearray_remove(store, "n", NULL);
 }
 
+static const char *changing; /* a name under which a symbolic link stands at the first look only */
+
+static int open_of_changing(const char *path, int flags, mode_t mode) {
+  if (!changing || strcmp(path, path_of(changing)) != 0) return open(path, flags, mode);
+  changing = NULL;
+  errno = ELOOP;
+  return -1;
+}
+
+static void name_that_changes_is_looked_at_again(void) {
+  struct sa_sys kept = sys;
+  sharearray_build *build = NULL;
+  put("y", 1);
+  sys.open = open_of_changing;
+  changing = "y.npy";
+  expect_value("y", 1);
+  changing = "gone.npy";
+  CHECK(attach("gone", SHAREARRAY_GET, NULL, NULL) == SHAREARRAY_EABSENT);
+  CHECK(attach("y", SHAREARRAY_REFRESH, NULL, &build) == SHAREARRAY_BUILD);
+  changing = "y.npy.lock";
+  CHECK(attach("y", SHAREARRAY_REFRESH | SHAREARRAY_YIELDS, NULL, NULL) == SHAREARRAY_WAIT && !changing);
+  CHECK(ticket.builder.pid == getpid());
+  sharearray_build_delete(build);
+  sys = kept;
+  sharearray_remove(store, "y", NULL);
+}
+
 static int linkat_without_capability(int from, const char *old, int to, const char *name, int flags) {
   if (flags & AT_EMPTY_PATH) {
     errno = ENOENT;
@@ -785,6 +812,7 @@ int main(void) {
   RUN(lock_dies_with_its_holder_although_a_child_lives);
   RUN(threads_of_one_process_build_once);
   RUN(works_without_unnamed_files);
+  RUN(name_that_changes_is_looked_at_again);
   RUN(links_through_proc_where_it_must);
   RUN(says_no_space_in_the_middle_of_a_reservation);
   RUN(no_descriptor_left);
