@@ -9,6 +9,7 @@
 local ffi = require "ffi"
 local build = require "sharearray.build"
 local clock = require "sharearray.clock"
+local events = require "sharearray.events"
 local place_ = require "sharearray.place"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -22,9 +23,9 @@ local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local map_out = ffi.new("sharearray_map *[1]")
 local build_out = ffi.new("sharearray_build *[1]")
 
--- Which coroutine of this Lua state builds what: { coroutine = ... }, kept by that coroutine's stack
--- alone. One that is dropped in the middle of a build must be collected, since the finalizer of the
--- build gives it up.
+-- Which coroutine of this Lua state builds what: { coroutine, run, handle }, kept by that coroutine's
+-- stack alone. One that is dropped in the middle of a build must be collected, since the finalizer of
+-- the build gives it up.
 local builders = setmetatable({}, { __mode = "v" })
 
 local function current_coroutine()
@@ -50,9 +51,13 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
     error(problem, 0)
   end
   local started, looked = C.sharearray_clock(), clock.now()
-  local builder = { coroutine = current_coroutine() }
+  local builder = { coroutine = current_coroutine(), handle = handle }
+  function builder.run()
+    local map, reason, code = build.run(place, settings, id, handle, source, deadline, failed)
+    return map, reason, code -- no tail call: this function is to be seen on the stack
+  end
   builders[name] = builder
-  local map, reason, code = build.run(place, settings, id, handle, source, deadline, failed)
+  local map, reason, code = builder.run()
   if builders[name] == builder then builders[name] = nil end
   if not map then
     wait.say(settings, id, "not built: " .. tostring(reason))
@@ -67,18 +72,34 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
   return result
 end
 
--- Whether this very coroutine is building the id, and asks for it from within. Event loops use a
--- coroutine again for another request when the first one was aborted, so its stack has the last word.
-local function is_recursive(name, me)
-  local builder = builders[name]
-  if not builder or builder.coroutine ~= me then return false end
-  local level = 2
+-- Whether the builder's coroutine still is in the midst of that build. Event loops end a coroutine from
+-- outside, and use it again for another request, so its stack has the last word.
+local function is_building(builder)
+  local level = 0
   repeat
-    local frame = debug.getinfo(level, "f")
-    if frame and frame.func == run_build then return true end
+    local frame = debug.getinfo(builder.coroutine, level, "f")
+    if frame and frame.func == builder.run then return true end
     level = level + 1
   until not frame
   return false
+end
+
+-- Whether this very coroutine is building the id, and asks for it from within.
+local function is_recursive(name, me)
+  local builder = builders[name]
+  return builder ~= nil and builder.coroutine == me and is_building(builder)
+end
+
+--- Gives up the builds of coroutines that were ended from outside, where their stacks show it; of the
+-- others the collector tells. What they allocated is the collector's in any case.
+function M.give_up_ended()
+  for name, builder in pairs(builders) do
+    if builder.coroutine and not is_building(builder) then
+      builders[name] = nil
+      build.give_up(builder.handle)
+      events.dropped()
+    end
+  end
 end
 
 local function recursive(id)

@@ -13,6 +13,7 @@ local build = require "sharearray.build"
 local clock = require "sharearray.clock"
 local events = require "sharearray.events"
 local facade = require "sharearray.facade"
+local obtain = require "sharearray.obtain"
 local options = require "sharearray.options"
 local place = require "sharearray.place"
 local C = require("sharearray.cdefs").C
@@ -63,9 +64,10 @@ local function log(text, level) ngx.log(level == "warn" and ngx.ERR or ngx.NOTIC
 
 -- Timers --------------------------------------------------------------------------------------------
 
-local TIDY = 1          -- seconds between two looks for old versions
-local COLLECT = 0.05    -- seconds between two steps of the collector
+local TIDY = 1           -- seconds between two looks for old versions
+local COLLECT = 0.05     -- seconds between two steps of the collector
 local COLLECT_STEP = 200 -- KiB: 1 ms or less
+local LOST = 1000        -- milliseconds; nginx drops a timer when too many of them run
 local SUBSYSTEM = { http = 0, stream = 1 }
 
 -- In these there is nothing to hang a timer on.
@@ -73,19 +75,40 @@ local function has_timers() return get_phase() ~= "init" end
 
 -- A request that is aborted leaves its coroutine, and the build in it, to the collector, and so does a
 -- version that was replaced its memory; a quiet worker's collector would not run for minutes.
-local collecting, cycles = false, 0
-local collect
+local cycles = 0 -- of the collector, still to be gone through
+local due = 0    -- when the next step will have been (see clock); 0: there is none on its way
 
-local function start_collecting()
-  if collecting or not has_timers() then return end
-  collecting = timer_at(COLLECT, collect) and true or false
+-- One step. Whether there may be more to find.
+local function collect()
+  obtain.give_up_ended()
+  if collectgarbage("step", COLLECT_STEP) then cycles = cycles - 1 end
+  return cycles > 0 or build.held() > 0
 end
 
-function collect(premature)
-  collecting = false
-  if premature then return collectgarbage() end -- the worker is about to exit: no timer comes after this one
-  if collectgarbage("step", COLLECT_STEP) then cycles = cycles - 1 end
-  if cycles > 0 or build.held() > 0 then start_collecting() end
+-- A worker that is about to exit may have requests to finish, for hours. It has no timers with a delay
+-- any more, but it can sleep.
+local function collect_at_exit()
+  due = math.huge
+  while build.held() > 0 do
+    collect()
+    ngx.sleep(COLLECT)
+  end
+  due = 0
+end
+
+local collect_later
+
+local function start_collecting()
+  if clock.now() < due or not has_timers() then return end
+  due = clock.now() + LOST
+  if not timer_at(COLLECT, collect_later, due) and not timer_at(0, collect_at_exit) then due = 0 end
+end
+
+function collect_later(premature, mine)
+  if mine ~= due then return end -- it was taken for lost
+  due = 0
+  if premature then return collect_at_exit() end
+  if collect() then start_collecting() end
 end
 
 function events.building() start_collecting() end
@@ -96,17 +119,19 @@ function events.dropped()
 end
 
 local function tidy(premature)
-  if not premature then place.tidy() end
+  if premature then return end
+  place.tidy()
+  if cycles > 0 or build.held() > 0 then start_collecting() end
 end
 
 -- One timer in a worker. With the code cache off every request has a Lua state of its own, which a
 -- timer would keep for ever: the first one has it.
-local watching = false
+local first, watching
 
 local function watch()
   if watching or not has_timers() then return end
-  watching = true
-  if C.sharearray_first(SUBSYSTEM[ngx.config.subsystem] or 2) == 1 then ngx.timer.every(TIDY, tidy) end
+  if first == nil then first = C.sharearray_first(SUBSYSTEM[ngx.config.subsystem] or 2) == 1 end
+  watching = not first or ngx.timer.every(TIDY, tidy) ~= nil
 end
 
 function events.looked() watch() end
