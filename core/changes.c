@@ -160,13 +160,12 @@ void sa_changes_succeeded(sharearray_store *store, const char *id) {
   if (atomic_load(&store->page->slots[slot].whose) == hash_of(id)) atomic_store(&store->page->slots[slot].failed, 0);
 }
 
-double sharearray_failure_age(const sharearray_store *store, const char *id, int exactly) {
+double sharearray_failure_age(const sharearray_store *store, const char *id) {
   unsigned slot = slot_of(id);
   uint32_t failed = atomic_load(&store->page->slots[slot].failed);
   double age = sa_wall_clock() - failed;
   /* Further ahead: the clock was set back, or it is garbage. */
-  if (failed == 0 || age < -1) return -1;
-  if (exactly && atomic_load(&store->page->slots[slot].whose) != hash_of(id)) return -1;
+  if (failed == 0 || age < -1 || atomic_load(&store->page->slots[slot].whose) != hash_of(id)) return -1;
   return age > 0 ? age : 0;
 }
 

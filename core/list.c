@@ -76,7 +76,7 @@ int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *ou
   info.uid = st.st_uid;
   info.mode = st.st_mode & 07777;
   info.age = entry == SA_ENTRY_NONE ? -1 : sa_age(sa_published(&st));
-  info.failed = info.state == SHAREARRAY_STATE_READY ? sharearray_failure_age(store, id, 1) : -1;
+  info.failed = info.state == SHAREARRAY_STATE_READY ? sharearray_failure_age(store, id) : -1;
   info.bytes = entry == SA_ENTRY_NONE ? 0 : (uint64_t)st.st_size;
   if (info.state > SHAREARRAY_STATE_PARTIAL)
     snprintf(info.reason, sizeof info.reason, "%.255s", entry < 0 ? reason : lock_reason);

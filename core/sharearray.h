@@ -233,9 +233,9 @@ SHAREARRAY_API double sharearray_age(const sharearray_map *map);
  * failed, for all processes of this user to see before they try. A hint like the counters; the next
  * publication of the id takes it back. */
 SHAREARRAY_API void sharearray_note_failure(sharearray_store *store, const char *id);
-/* Seconds since a rebuild failed, -1 if none did: of this id, or, unless `exactly`, of one of the few
- * that share its counter. */
-SHAREARRAY_API double sharearray_failure_age(const sharearray_store *store, const char *id, int exactly);
+/* Seconds since a rebuild of this id failed, -1 if none did, or if one of the few that share its counter
+ * failed later. */
+SHAREARRAY_API double sharearray_failure_age(const sharearray_store *store, const char *id);
 /* 1 for the first one who asks in this process since its fork, 0 for all others: for what several Lua
  * states of a process must not do twice. `what`: 0 to 3. */
 SHAREARRAY_API int sharearray_first(unsigned what);

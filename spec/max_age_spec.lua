@@ -116,6 +116,43 @@ describe("max_age", function()
     assert.is_nil(store:stat("y").failed)
   end)
 
+  -- An id, not x, that has x's slot in the counter page.
+  local function neighbour_of_x()
+    local C = require("sharearray.cdefs").C
+    local handle, before = store.place.handle, {}
+    for i = 1, 5000 do before[i] = C.sharearray_changes_of(handle, "n" .. i) end
+    assert(store:refresh("x", number(1)))
+    for i = 1, 5000 do
+      if C.sharearray_changes_of(handle, "n" .. i) ~= before[i] then return "n" .. i end
+    end
+  end
+
+  it("a failure of one id does not keep another from its rebuild, though they share a slot", function()
+    assert(store:cache("x", number(1)))
+    local other = neighbour_of_x()
+    assert(store:cache(other, number(1)))
+    wait_for_age(0.05)
+    local aging = sharearray.new { shm_path = directory, max_age = 0.05 }
+    repeat assert(aging:cache("x", error)) until store:stat("x").failed
+    assert.equal(2, assert(aging:cache(other, number(2)))(0))
+    -- Nor does it make it try again at every call, where both fail.
+    local tries, calls = { x = 0, [other] = 0 }, 0
+    local from = machine.now()
+    repeat
+      for id in pairs(tries) do
+        assert(aging:cache(id, function()
+          tries[id] = tries[id] + 1
+          error("no source today", 0)
+        end))
+      end
+      calls = calls + 1
+    until tries.x > 1 and tries[other] > 1
+    assert.is_true(calls > 100)
+    for id, count in pairs(tries) do
+      assert.is_true(count <= 1 + machine.now() - from, ("%d tries for %s"):format(count, id))
+    end
+  end)
+
   it("a rebuilder that is killed is replaced, and the old one serves meanwhile", function()
     assert(store:cache("x", number(1)))
     wait_for_age(0.05)

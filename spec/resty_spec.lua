@@ -274,7 +274,8 @@ describe("sharearray.resty", function()
       return ("location /%s {\n set_by_lua_block $y { %s return 1 }\n"):format(id, ask:format(id, id))
         .. ("content_by_lua_block { ngx.print('content') }\n%s }\n"):format(in_phases(id))
     end
-    start { workers = 1, server = quick "free" .. quick "busy" .. location("/build", [[
+    start { workers = 1, http = ("exit_worker_by_lua_block { %s }"):format(ask:format("late", "late")),
+      server = quick "free" .. quick "busy" .. location("/build", [[
       sharearray.cache("busy", function()
         ngx.log(ngx.NOTICE, "it builds")
         while not counts:get "go" do ngx.sleep(0.01) end
@@ -312,6 +313,8 @@ describe("sharearray.resty", function()
     server.answers(client)
     assert.equal("content", (server:get "/busy"))
     server:expect_log "log of busy: 8"
+    server:quit()
+    server:expect_log "exit_worker of late: 9"
   end)
 
   it("init_worker waits, since nothing else can run in that worker yet", function()

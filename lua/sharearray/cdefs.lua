@@ -124,7 +124,7 @@ uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
 int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
 double sharearray_age(const sharearray_map *map);
 void sharearray_note_failure(sharearray_store *store, const char *id);
-double sharearray_failure_age(const sharearray_store *store, const char *id, int exactly);
+double sharearray_failure_age(const sharearray_store *store, const char *id);
 int sharearray_first(unsigned what);
 double sharearray_clock(void);
 void sharearray_build_delete(sharearray_build *build);

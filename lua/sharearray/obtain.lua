@@ -149,11 +149,23 @@ end
 
 local function retry_pause(max_age) return math.max(RETRY_MIN, math.min(max_age, RETRY_MAX)) end
 
+-- For all processes to see; and for this one, should another id's failure take the place of it.
+local function note_failure(place, id)
+  C.sharearray_note_failure(place.handle, id)
+  place:note_failure(id)
+end
+
+local function failed_lately(place, id, max_age)
+  local age = C.sharearray_failure_age(place.handle, id)
+  if age < 0 then age = place:failure_age(id) end
+  return age < retry_pause(max_age)
+end
+
 -- Rebuilds under the lock. Whoever comes next sees the failure before the lock goes.
 local function rebuild(self, id, source, handle, ticket, age)
-  local handle_of_store = self.place.handle
+  local place = self.place
   local value, reason = run_build(self, id, handle, source, wait.deadline(self.settings), ticket, function()
-    C.sharearray_note_failure(handle_of_store, id)
+    note_failure(place, id)
   end)
   if value == nil then
     wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on, next try in %g s"):format(
@@ -171,13 +183,12 @@ function M.renewed(self, id, source, value)
   if not max_age or source == nil then return value end
   local age = place:age(id)
   if age <= max_age then return value end
-  local failed = C.sharearray_failure_age(place.handle, id, 0)
-  if failed >= 0 and failed < retry_pause(max_age) then return value end
+  if failed_lately(place, id, max_age) then return value end
   local ticket, flags = ffi.new("sharearray_ticket"), C.SHAREARRAY_REFRESH
   if self.settings.sleep and current_coroutine() then flags = flags + C.SHAREARRAY_YIELDS end
   local step = C.sharearray_attach(place.handle, id, flags, ticket, map_out, build_out, message)
   if step < 0 and step ~= C.SHAREARRAY_ERECURSIVE then
-    C.sharearray_note_failure(place.handle, id)
+    note_failure(place, id)
     wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on"):format(ffi.string(message), age))
   end
   if step ~= C.SHAREARRAY_BUILD then return value end

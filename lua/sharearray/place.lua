@@ -176,6 +176,18 @@ function Place:age(id)
   return map and map ~= nil and C.sharearray_age(map) or 0
 end
 
+--- Notes that a rebuild of what is in the memo failed just now.
+function Place:note_failure(id)
+  local entry = self.memo[id]
+  if entry then entry.failed = C.sharearray_clock() end
+end
+
+--- Seconds since then; huge if none failed.
+function Place:failure_age(id)
+  local entry = self.memo[id]
+  return entry and entry.failed and (C.sharearray_clock() - entry.failed) / 1000 or math.huge
+end
+
 --- The value in the memo if it still is what stands under the id, else nil.
 function Place:lookup(id)
   local total = self.changes[0]

@@ -70,8 +70,10 @@ local COLLECT_STEP = 200 -- KiB: 1 ms or less
 local LOST = 1000        -- milliseconds; nginx drops a timer when too many of them run
 local SUBSYSTEM = { http = 0, stream = 1 }
 
--- In these there is nothing to hang a timer on.
-local function has_timers() return get_phase() ~= "init" end
+-- Where there is nothing yet, or nothing any more, to hang a timer on.
+local TIMELESS = { init = true, exit_worker = true }
+
+local function has_timers() return not TIMELESS[get_phase()] end
 
 -- A request that is aborted leaves its coroutine, and the build in it, to the collector, and so does a
 -- version that was replaced its memory; a quiet worker's collector would not run for minutes.

@@ -172,9 +172,12 @@ function Server.report(client)
   return cjson.decode(said:match("(%b{})%s*$"))
 end
 
-local SIGHUP = 1
+local SIGHUP, SIGQUIT = 1, 3
 
 function Server:reload() ffi.C.kill(self:pid(), SIGHUP) end
+
+--- Tells it to finish what it does, and exit.
+function Server:quit() ffi.C.kill(self:pid(), SIGQUIT) end
 
 function Server:pid()
   local file = assert(io.open(self.home .. "/pid"))
