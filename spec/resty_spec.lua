@@ -256,6 +256,40 @@ describe("sharearray.resty", function()
     assert.same({ "sharearray_x.npy", "sharearray_y.npy" }, machine.names(directory))
   end)
 
+  it("large reservations, copies and imports yield between their pieces", function()
+    start { workers = 1, server = location("/x", [[
+      local ffi = require "ffi"
+      local BYTES = 128 * 2 ^ 20
+      local turns = 0 -- of the event loop
+      ngx.thread.spawn(function()
+        while true do
+          turns = turns + 1
+          ngx.sleep(0.001)
+        end
+      end)
+      local function turns_of(id, source)
+        local before = turns
+        assert(sharearray.refresh(id, source))
+        ngx.say(id, " ", turns - before)
+      end
+      turns_of("reserved", function(alloc) return alloc("uint8", BYTES) end)
+      turns_of("reserved_bundle", function(alloc) return alloc{ a = {"uint8", BYTES} } end)
+      turns_of("copied", ffi.new("char[?]", BYTES))
+      turns_of("copied_bundle", { a = ffi.new("char[?]", BYTES) })
+      local reserved = sharearray.get "reserved"
+      turns_of("view", reserved)
+      turns_of("imported", sharearray.file(assert(sharearray.stat "reserved").path))
+      ngx.exit(200)
+    ]]) }
+    local count = 0
+    for id, turns in server:get "/x":gmatch "(%S+) (%d+)" do
+      count = count + 1
+      -- A piece is 4 MiB.
+      assert.is_true(tonumber(turns) >= 16, ("%s: %s turns of the event loop"):format(id, turns))
+    end
+    assert.equal(6, count)
+  end)
+
   -- Phases --------------------------------------------------------------------------------------------
 
   it("phases that cannot wait have what is there, build what nobody builds, and else say so", function()
