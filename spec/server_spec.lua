@@ -16,21 +16,26 @@ describe("the model server", function()
   local directory, server, address, model_file
   local checkout = machine.shell "pwd":match "[^\n]+"
 
+  -- Puts what `make(alloc)` returns into the model file.
+  local function write_file(make)
+    local store = sharearray.new { shm_path = machine.directory() }
+    assert(store:cache(ID, make))
+    local path = assert(store:stat(ID)).path
+    machine.shell(("cp '%s' '%s.new' && chmod 644 '%s.new' && mv '%s.new' '%s'"):format(path, model_file, model_file,
+      model_file, model_file))
+    machine.remove(store.settings.shm_path)
+  end
+
   -- A model that sees class `bright` where pixel 0 is bright, and class 3 elsewhere; as a file.
   local function write_model(bright, accuracy)
-    local store = sharearray.new { shm_path = machine.directory() }
-    assert(store:cache(ID, function(alloc)
+    write_file(function(alloc)
       local model = alloc { weights = { "float32", { 784, 10 } }, bias = { "float32", { 10 } } }
       model.weights:set(0, bright, 20)
       model.bias:set(3, 5)
       model.labels = { "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine" }
       model.accuracy = accuracy
       return model
-    end))
-    local path = assert(store:stat(ID)).path
-    machine.shell(("cp '%s' '%s.new' && chmod 644 '%s.new' && mv '%s.new' '%s'"):format(path, model_file, model_file,
-      model_file, model_file))
-    machine.remove(store.settings.shm_path)
+    end)
   end
 
   before_each(function()
@@ -79,6 +84,11 @@ describe("the model server", function()
     local said, status = ask("POST", "/predict", "abc")
     assert.equal(400, status)
     assert.truthy(said.error:find "send 784 bytes.-got 3")
+    assert.truthy(ask("POST", "/predict").error:find "got none")
+    said, status = ask("POST", "/predict", ("x"):rep(40000)) -- nginx has put it into a file
+    assert.equal(400, status)
+    assert.truthy(said.error:find "got many more", said.error)
+    assert.equal(200, (select(2, ask("HEAD", "/status", "", "*/*"))))
     assert.equal(405, (select(2, ask("GET", "/predict"))))
     assert.equal(405, (select(2, ask("POST", "/status"))))
     assert(os.remove(model_file))
@@ -91,6 +101,53 @@ describe("the model server", function()
     assert.equal(503, status)
     assert.truthy(said.error:find "model.npz")
     assert.truthy(ask("GET", "/status").error)
+  end)
+
+  it("refuses a file that is no model, and serves on what it has", function()
+    assert.equal("seven", ask("POST", "/predict", BRIGHT).label)
+    local wrong = {
+      ["a single array"] = function(alloc) return alloc("float32", { 784, 10 }) end,
+      ["no labels"] = function(alloc)
+        return alloc { weights = { "float32", { 784, 10 } }, bias = { "float32", { 10 } } }
+      end,
+      ["no weights"] = function(alloc)
+        local model = alloc { weights = { "float32", { 784, 9 } }, bias = { "float32", { 10 } } }
+        model.labels = { "0", "1", "2", "3", "4", "5", "6", "7", "8", "9" }
+        return model
+      end,
+      ["no bias"] = function(alloc)
+        local model = alloc { weights = { "float32", { 784, 2 } }, bias = { "float64", { 2 } } }
+        model.labels = { "0", "1" }
+        return model
+      end,
+      ["is no string"] = function(alloc)
+        local model = alloc { weights = { "float32", { 784, 2 } }, bias = { "float32", { 2 } } }
+        model.labels = { "0", { "1" } }
+        return model
+      end,
+    }
+    for flaw, make in pairs(wrong) do
+      write_file(make)
+      local said, status = ask("POST", "/reload")
+      assert.equal(500, status)
+      assert.truthy(said.error:find(flaw, 1, true), said.error)
+      assert.truthy(ask("GET", "/status").error:find(flaw, 1, true))
+    end
+    -- The worker that was asked has the old model; others may have had none.
+    for _ = 1, 20 do
+      local said, status = ask("POST", "/predict", BRIGHT)
+      assert.is_true(said.label == "seven" or status == 503)
+    end
+    write_file(function(alloc)
+      local model = alloc { weights = { "float32", { 784, 2 } }, bias = { "float32", { 2 } } }
+      model.bias:set(0, 0 / 0)
+      model.labels = { "0", "1" }
+      model.accuracy = "ninety"
+      return model
+    end)
+    assert.equal(200, (select(2, ask("POST", "/reload"))))
+    assert.equal(500, (select(2, ask("POST", "/predict", BRIGHT))))
+    assert.is_nil(server:log():find "Lua entry thread aborted")
   end)
 
   it("GET /status tells what is shared, and by how many", function()

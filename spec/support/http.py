@@ -25,7 +25,9 @@ async def request(reader, writer, path, method="GET", accept="*/*", content=b"")
     writer.write(f"{method} {path} HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\n{length}\r\n".encode() + content)
     head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
     status = int(head.split()[1])
-    if "transfer-encoding: chunked" in head:
+    if method == "HEAD":
+        body = b""
+    elif "transfer-encoding: chunked" in head:
         body = b""
         while size := int(await reader.readuntil(b"\r\n"), 16):
             body += await reader.readexactly(size)
