@@ -107,6 +107,20 @@ describe("max_age", function()
     assert.is_nil(assert(store:stat "x").failed)
   end)
 
+  it("a failure is there to be seen before the next one can have the build", function()
+    local build = require "sharearray.build"
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local give_up, failed = build.give_up, nil
+    finally(function() build.give_up = give_up end)
+    function build.give_up(handle)
+      failed = store:stat("x").failed
+      return give_up(handle)
+    end
+    assert(store:cache("x", error, { max_age = 0.05 }))
+    assert.truthy(failed)
+  end)
+
   it("a failure of one id is not said of another", function()
     assert(store:cache("x", number(1)))
     assert(store:cache("y", number(1)))

@@ -152,23 +152,39 @@ describe("sharearray.resty", function()
     assert.equal(5, take())
   end)
 
-  it("an aborted request gives its build up in an old worker that has another request to finish", function()
+  -- Before: the build begins before the reload; else after it.
+  local function abort_in_old_worker(before)
     start { workers = 1, server = STUCK .. location("/long", [[
       ngx.log(ngx.NOTICE, "it lasts")
       while not counts:get "go" do ngx.sleep(0.01) end
       ngx.print("done")
+    ]]) .. location("/late", [[
+      ngx.log(ngx.NOTICE, "it waits")
+      while not ngx.worker.exiting() do ngx.sleep(0.01) end
+      ngx.exec "/stuck"
     ]]) .. location("/go", [[counts:set("go", true)]]) }
     local long = server:client("send", "1", "/long")
     server:expect_log "it lasts"
-    abort_a_build(function()
-      server:reload()
-      server:expect_log "gracefully shutting down"
-    end)
+    local client = server:client("abort", before and "/stuck" or "/late")
+    server:expect_log(before and "it builds" or "it waits")
+    server:reload()
+    server:expect_log "gracefully shutting down"
+    server:expect_log "it builds"
+    client:expect "sent"
+    client:tell()
+    client:expect "closed"
+    client:finish()
     assert.equal(5, take())
     server:get "/go"
     assert.same({ done = 1 }, bodies(server.answers(long)))
     server:expect_log "exited with code 0" -- nothing keeps it
+  end
+
+  it("an aborted request gives its build up in an old worker that has another request to finish", function()
+    abort_in_old_worker(true)
   end)
+
+  it("the same where the old worker began the build after the reload", function() abort_in_old_worker(false) end)
 
   it("an aborted request gives its build up although nginx dropped the timer that was to see to it", function()
     start { workers = 1, http = "lua_max_running_timers 1;", server = STUCK .. location("/busy", [[
@@ -182,6 +198,24 @@ describe("sharearray.resty", function()
     abort_a_build(function() server:expect_log "1 lua_max_running_timers are not enough" end)
     server:get "/go"
     assert.equal(5, take())
+  end)
+
+  it("an error of ours in the midst of publishing ends the build, once", function()
+    start { workers = 1, server = location("/x", [[
+      local bundle = require "sharearray.bundle"
+      local flatten, calls = bundle.flatten, 0
+      function bundle.flatten(...)
+        calls = calls + 1
+        if calls == 2 then error "broken" end
+        return flatten(...)
+      end
+      ngx.say(pcall(sharearray.cache, "x", function() return { a = sharearray.array({1}) } end))
+      bundle.flatten = flatten
+      require "sharearray.obtain".give_up_ended()
+      ngx.say(assert(sharearray.cache("x", function() return { a = sharearray.array({2}) } end)).a(0))
+    ]]) }
+    local said = server:get "/x"
+    assert.truthy(said:find "^false.-broken\n2\n$", said)
   end)
 
   it("a worker killed while it builds is replaced", function()
@@ -248,11 +282,13 @@ describe("sharearray.resty", function()
       ngx.print(x and x(0) or code .. ": " .. err)
     ]]) .. STUCK:gsub('"x"', '"y"') .. location("/y", [[
       ngx.print(assert(sharearray.cache("y", function() return sharearray.array({8}) end))(0))
-    ]]) }
+    ]]) .. location("/timers", "ngx.print(ngx.timer.pending_count())") }
     assert.same({ ["1"] = 10 }, bodies(server:send("10", "/x")))
     assert.same({ ["1"] = 3 }, bodies(server:send("3", "/x")))
     abort_a_build()
     assert.equal("8", (server:get("/y")))
+    -- One timer for the worker, not one for each Lua state.
+    nginx.eventually(function() return server:get "/timers" == "1" end, "the timers to end")
     assert.same({ "sharearray_x.npy", "sharearray_y.npy" }, machine.names(directory))
   end)
 

@@ -53,8 +53,10 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
   local started, looked = C.sharearray_clock(), clock.now()
   local builder = { coroutine = current_coroutine(), handle = handle }
   function builder.run()
-    local map, reason, code = build.run(place, settings, id, handle, source, deadline, failed)
-    return map, reason, code -- no tail call: this function is to be seen on the stack
+    local ok, map, reason, code = pcall(build.run, place, settings, id, handle, source, deadline, failed)
+    builder.handle = nil -- used up
+    if not ok then error(map, 0) end
+    return map, reason, code
   end
   builders[name] = builder
   local map, reason, code = builder.run()
@@ -94,7 +96,7 @@ end
 -- others the collector tells. What they allocated is the collector's in any case.
 function M.give_up_ended()
   for name, builder in pairs(builders) do
-    if builder.coroutine and not is_building(builder) then
+    if builder.handle and builder.coroutine and not is_building(builder) then
       builders[name] = nil
       build.give_up(builder.handle)
       events.dropped()

@@ -109,9 +109,13 @@ function M.start(options)
   file:write((configuration:gsub("%%%((%w+)%)", values)))
   file:close()
   local self = setmetatable({ home = home, socket = options.address or home .. "/socket" }, Server)
-  self.master = machine.start({ "nginx", "-p", home, "-c", home .. "/nginx.conf" }, options.env)
-  self:expect_log("start worker process %d+", values.workers)
-  return self
+  -- Its module runs in the LuaJIT it was linked with, whichever one runs the specs.
+  self.master = machine.start({ "env", "-u", "LD_LIBRARY_PATH", "nginx", "-p", home, "-c", home .. "/nginx.conf" },
+    options.env)
+  local started = pcall(self.expect_log, self, "start worker process %d+", values.workers)
+  if started then return self end
+  self.master:kill()
+  error("nginx did not start: " .. select(2, self.master:wait()) .. self:log(), 2)
 end
 
 --- What the server has logged so far.
