@@ -74,6 +74,21 @@ describe("max_age", function()
     assert.equal(1, rebuilds)
   end)
 
+  it("does not rebuild what another process rebuilt between the look at its age and the lock", function()
+    assert(store:cache("x", number(1)))
+    local place, rebuilt = store.place, false
+    function place.age()
+      place.age = nil -- the method again
+      machine.worker([[assert(sharearray.refresh("x", sharearray.array({2})))]], {}, env):finish()
+      rebuilt = true
+      return 100
+    end
+    local function never() error "built again" end
+    assert.equal(2, assert(store:cache("x", never, { max_age = 60 }))(0))
+    assert.is_true(rebuilt)
+    assert.same({ "sharearray_x.npy" }, machine.names(directory))
+  end)
+
   it("a failed rebuild keeps the old one, says so, and is not tried again at every call", function()
     assert(store:cache("x", number(1)))
     wait_for_age(0.05)
