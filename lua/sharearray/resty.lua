@@ -6,6 +6,10 @@
 -- Waiting for another builder yields with `ngx.sleep`, large reservations and copies yield between
 -- their pieces, and the source may yield itself. Where nginx cannot yield, see `sleep` below. Logging
 -- goes to `ngx.log`. Each worker drops old versions by a timer.
+--
+-- What `init_by_lua` loads stays mapped in nginx's master, which runs no Lua afterwards: when it is
+-- refreshed, the memory of that first version goes back at the next reload only. A large model that is
+-- refreshed is better loaded in `init_worker_by_lua`, where the others wait for the first worker.
 -- @module sharearray.resty
 
 local ffi = require "ffi"
