@@ -100,6 +100,11 @@ end
 jit.off(cache_slowly)
 jit.off(get_slowly)
 
+-- A function that LuaJIT does not compile: it ends a trace, and the rest is interpreted. Without it each
+-- call with options would be a failed attempt to compile `cache`, and after some thousands of them LuaJIT
+-- would never again compile a hit, not even one without options.
+local end_trace = coroutine.running
+
 --- The view of `id`. If nobody has it, `source` is run, or copied, first: once for the whole machine.
 -- @tparam string id
 -- @param source a function `fn(alloc)`, or array-like data
@@ -114,6 +119,8 @@ function Store:cache(id, source, opts)
       and entry.pin.map ~= nil then -- not closed
       return entry.value
     end
+  else
+    end_trace()
   end
   return cache_slowly(self, id, source, opts)
 end
@@ -127,6 +134,8 @@ function Store:get(id, opts)
       and entry.pin.map ~= nil then -- not closed
       return entry.value
     end
+  else
+    end_trace()
   end
   return get_slowly(self, id, opts)
 end
