@@ -186,9 +186,9 @@ function M.renewed(self, id, source, value)
   local age = place:age(id)
   if age <= max_age then return value end
   if failed_lately(place, id, max_age) then return value end
-  local ticket, flags = ffi.new("sharearray_ticket"), C.SHAREARRAY_REFRESH
-  if self.settings.sleep and current_coroutine() then flags = flags + C.SHAREARRAY_YIELDS end
-  local step = C.sharearray_attach(place.handle, id, flags, ticket, map_out, build_out, message)
+  local ticket = ffi.new("sharearray_ticket")
+  -- No YIELDS: ERECURSIVE, where another coroutine builds it, is as good as WAIT.
+  local step = C.sharearray_attach(place.handle, id, C.SHAREARRAY_REFRESH, ticket, map_out, build_out, message)
   if step < 0 and step ~= C.SHAREARRAY_ERECURSIVE then
     note_failure(place, id)
     wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on"):format(ffi.string(message), age))
