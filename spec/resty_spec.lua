@@ -616,12 +616,14 @@ describe("sharearray.resty", function()
 
   as_root("loaded by root before the fork: the workers' user reads it, and may not replace it", function()
     machine.shell("chmod 1777 " .. directory)
-    start { workers = 2, user = USER, http = LOAD:format "{}", server = REFRESH:format ""
+    start { workers = 2, user = USER, http = LOAD:format "nil", server = REFRESH:format ""
       .. location("/x", [[ngx.print(assert(sharearray.get "x")(2))]]) }
     assert.same({ ["3"] = 10 }, bodies(server:send("10", "/x")))
     local said = server:get "/refresh"
     assert.truthy(said:find "^denied: sharearray: 'x': cannot", said)
     assert.equal(0, store:stat("x").owner)
+    -- They are told of changes by their own user's page, no longer by root's.
+    assert.truthy(machine.shell("ls -A " .. directory):find(".changes." .. uid, 1, true))
   end)
 
   as_root("with the option owner it is the workers' own: they refresh it, and see it", function()
