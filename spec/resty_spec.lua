@@ -410,6 +410,32 @@ describe("sharearray.resty", function()
     assert.same({ ["3"] = 4 }, bodies(server.answers(client)))
   end)
 
+  it("waiting sleeps for 1 ms at first, and for 20 ms at most", function()
+    local builder = machine.worker([[
+      sharearray.cache("x", function()
+        say "building"
+        hear()
+        return sharearray.array({3})
+      end)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    builder:expect "building"
+    start { workers = 1, server = location("/x", [[
+      local sleep, slept = ngx.sleep, {}
+      function ngx.sleep(seconds)
+        slept[count "sleeps"] = seconds
+        return sleep(seconds)
+      end
+      assert(sharearray.cache("x", error))
+      ngx.sleep = sleep
+      ngx.print(slept[1], " ", math.max(unpack(slept)))
+    ]]) .. location("/sleeps", [[ngx.print(counts:get "sleeps" or 0)]]) }
+    local client = server:client("send", "1", "/x")
+    nginx.eventually(function() return tonumber((server:get "/sleeps")) > 20 end, "20 sleeps")
+    builder:tell()
+    builder:finish()
+    assert.same({ ["0.001 0.02"] = 1 }, bodies(server.answers(client)))
+  end)
+
   it("a call that cannot yield, in a phase that could, says so", function()
     start { workers = 1, server = location("/x", [[
       local said
