@@ -220,6 +220,7 @@ describe("max_age", function()
     wait_for_age(0.05)
     local aging = sharearray.new { shm_path = directory, max_age = 0.05 }
     assert.equal(1, assert(aging:get "x")(0))
+    machine.worker([[say(assert(sharearray.get("x", {max_age = 0.05}))(0))]], {}, env):expect("1") -- at its first look
     local load = aging:decorator "x"(number(2))
     repeat until assert(load())(0) == 2 -- a hit looks at the age once in 10 ms
     assert.equal(3, assert(aging:refresh("x", number(3)))(0))
