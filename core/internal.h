@@ -59,6 +59,7 @@ struct sharearray_store {
   ino_t page_ino;       /* 0: private */
   dev_t dev;            /* the directory itself, whatever path leads to it */
   ino_t ino;
+  struct timespec changed; /* its time of modification at the last look */
   struct sa_suspect *suspects;
   size_t suspect_count, suspect_capacity;
 };

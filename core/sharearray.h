@@ -239,6 +239,9 @@ SHAREARRAY_API double sharearray_failure_age(const sharearray_store *store, cons
 /* 1 for the first one who asks in this process since its fork, 0 for all others: for what several Lua
  * states of a process must not do twice. `what`: 0 to 3. */
 SHAREARRAY_API int sharearray_first(unsigned what);
+/* 1 if no name came to the store's directory, or went, since the last call: whatever was current is so
+ * still. 0 if one did, or may have in the last few clock ticks. One system call. */
+SHAREARRAY_API int sharearray_settled(sharearray_store *store);
 /* Milliseconds of CLOCK_MONOTONIC_COARSE (a few ms fine, a few ns to read). */
 SHAREARRAY_API double sharearray_clock(void);
 

@@ -69,6 +69,7 @@ build = {
     ["sharearray.file"] = "lua/sharearray/file.lua",
     ["sharearray.format"] = "lua/sharearray/format.lua",
     ["sharearray"] = "lua/sharearray/init.lua",
+    ["sharearray.lazy"] = "lua/sharearray/lazy.lua",
     ["sharearray.obtain"] = "lua/sharearray/obtain.lua",
     ["sharearray.options"] = "lua/sharearray/options.lua",
     ["sharearray.place"] = "lua/sharearray/place.lua",

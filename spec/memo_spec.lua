@@ -185,15 +185,15 @@ describe("the memo of eight processes", function()
     local dtype = require "sharearray.dtype"
     machine.worker("assert(sharearray.cache('late', sharearray.array({1})))", {},
       { SHAREARRAY_SHM_PATH = directory }):finish()
-    local store, from_descr = sharearray.new { shm_path = directory }, dtype.from_descr
-    dtype.from_descr = function(...) -- called in between
+    local store, from_npy = sharearray.new { shm_path = directory }, dtype.from_npy
+    dtype.from_npy = function(...) -- called in between
       os.remove(directory .. "/sharearray_late.npy")
       local stopped = machine.now()
       repeat until machine.now() > stopped + 0.03
-      return from_descr(...)
+      return from_npy(...)
     end
     local view = store:get("late")
-    dtype.from_descr = from_descr
+    dtype.from_npy = from_npy
     assert.equal(1, view(0))
     assert.equal("absent", (select(3, store:get("late"))))
   end)

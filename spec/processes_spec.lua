@@ -154,7 +154,7 @@ describe("processes that share an id", function()
     sharearray.cache("x", sharearray.array({ 1, 2, 3 }), { shm_path = directory })
     local worker = machine.worker([[
       ffi.cdef "int setrlimit(int resource, const unsigned long *limit);"
-      sharearray.get("warm") -- opens the store
+      sharearray.cache("warm", sharearray.array({ 0 })) -- opens the store, and loads what a build needs
       local held = {}
       ffi.C.setrlimit(7, ffi.new("unsigned long[2]", 20, 20))
       while true do

@@ -126,6 +126,7 @@ double sharearray_age(const sharearray_map *map);
 void sharearray_note_failure(sharearray_store *store, const char *id);
 double sharearray_failure_age(const sharearray_store *store, const char *id);
 int sharearray_first(unsigned what);
+int sharearray_settled(sharearray_store *store);
 double sharearray_clock(void);
 void sharearray_build_delete(sharearray_build *build);
 int sharearray_draft_new(sharearray_store *store, uint64_t bytes, sharearray_draft **draft,

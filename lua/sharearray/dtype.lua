@@ -16,14 +16,16 @@
 -- @module sharearray.dtype
 
 local convert = require "sharearray.convert"
-local descr = require "sharearray.descr"
 local ffi = require "ffi"
-local struct = require "sharearray.struct"
-local text = require "sharearray.text"
+local lazy = require "sharearray.lazy"
+
+local descr = lazy "sharearray.descr"
+local struct = lazy "sharearray.struct"
+local text = lazy "sharearray.text"
 
 local dtype = {}
 
-local by_name, by_descr, by_object, names = {}, {}, {}, {}
+local by_name, by_descr, by_kind, by_object, names = {}, {}, {}, {}, {}
 
 local function register(fields)
   local name = fields.name
@@ -49,7 +51,11 @@ local function define(name, kind, itemsize, ctype, spelling)
     reader = convert.readers[name],
     writer = convert.writers[name],
   }
-  if not spelling then by_descr[kind .. itemsize] = object end
+  if not spelling then
+    local byte = kind:byte()
+    by_kind[byte] = by_kind[byte] or {}
+    by_kind[byte][itemsize], by_descr[kind .. itemsize] = object, object
+  end
   names[#names + 1] = name
 end
 
@@ -169,10 +175,11 @@ function dtype.from_descr(s, version)
   return nil, "its descr is no dtype"
 end
 
---- The plain dtype of a kind and an itemsize: `from_npy("f", 4)`.
+--- The plain dtype of a kind and an itemsize, `from_npy(("f"):byte(), 4)`: a number of `sharearray_npy`.
 -- @return the dtype, or nil
 function dtype.from_npy(kind, itemsize)
-  return by_descr[kind .. itemsize]
+  local of_kind = by_kind[kind]
+  return of_kind and of_kind[itemsize]
 end
 
 --- The dtype whose elements are of the C type `name`, in any spelling that LuaJIT reads: "float",

@@ -1,11 +1,13 @@
 --- The functions of the module: each is the method of a default store.
 -- @module sharearray
 
-local array = require "sharearray.array"
-local bundle = require "sharearray.bundle"
 local dtype = require "sharearray.dtype"
-local file = require "sharearray.file"
+local lazy = require "sharearray.lazy"
 local store = require "sharearray.store"
+
+local array = lazy "sharearray.array"
+local bundle = lazy "sharearray.bundle"
+local file = lazy "sharearray.file"
 
 local facade = {}
 
@@ -45,21 +47,19 @@ function facade.new(defaults)
   function M.new(opts) return store.new(opts, defaults) end
 
   --- A private array from nested lists, a string, FFI cdata or a view.
-  M.array = array.array
+  function M.array(value, descr) return array.array(value, descr) end
 
   --- A source that is an `.npy` or `.npz` file: `cache("train", sharearray.file "train.npy")`.
-  M.file = file.new
+  function M.file(path, opts) return file.new(path, opts) end
 
   --- Marks a table as a list, which matters in a bundle while it is empty: `{}` is an empty object.
-  M.as_list = bundle.as_list
-
-  --- JSON's null, for bundles.
-  M.null = bundle.null
+  function M.as_list(t) return bundle.as_list(t) end
 
   --- A dtype object from NumPy's name or type code; nil and a message for anything else.
   M.dtype = dtype.of
 
-  return M
+  --- `null` is JSON's null, for bundles. It is lua-cjson's, which is loaded for it.
+  return setmetatable(M, { __index = function(_, key) return key == "null" and bundle.null or nil end })
 end
 
 return facade

@@ -7,12 +7,14 @@
 -- @module sharearray.obtain
 
 local ffi = require "ffi"
-local build = require "sharearray.build"
 local clock = require "sharearray.clock"
 local events = require "sharearray.events"
+local lazy = require "sharearray.lazy"
 local place_ = require "sharearray.place"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
+
+local build = lazy "sharearray.build"
 
 local M = {}
 
@@ -20,6 +22,7 @@ local M = {}
 local RETRY_MIN, RETRY_MAX = 1, 10
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local new_ticket = ffi.typeof("sharearray_ticket") -- interpreted code would parse it at every call
 local map_out = ffi.new("sharearray_map *[1]")
 local build_out = ffi.new("sharearray_build *[1]")
 
@@ -117,7 +120,7 @@ end
 -- @return[2] nil, message, code
 function M.obtain(self, id, source, flags)
   local place, settings = self.place, self.settings
-  local ticket = ffi.new("sharearray_ticket")
+  local ticket = new_ticket()
   local deadline = wait.deadline(settings)
   local me = settings.sleep and current_coroutine()
   local round = 0
@@ -186,7 +189,7 @@ function M.renewed(self, id, source, value)
   local age = place:age(id)
   if age <= max_age then return value end
   if failed_lately(place, id, max_age) then return value end
-  local ticket = ffi.new("sharearray_ticket")
+  local ticket = new_ticket()
   -- No YIELDS: ERECURSIVE, where another coroutine builds it, is as good as WAIT.
   local step = C.sharearray_attach(place.handle, id, C.SHAREARRAY_REFRESH, ticket, map_out, build_out, message)
   if step < 0 and step ~= C.SHAREARRAY_ERECURSIVE then

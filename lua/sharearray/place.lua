@@ -2,16 +2,20 @@
 --
 -- The memo makes a second hit cost no system call. It is trusted for as long as the user's change
 -- counter stands still, and for 10 ms at most: a removal that touches no counter (`rm`, the Python
--- package) is noticed by asking the file system that often.
+-- package) is noticed by asking the file system that often. `fresh` has the values that need no question
+-- until the time `until_`, so that a hit is one look into a table, at the counter and at the clock. As
+-- long as the directory itself stands still, one look at it serves all of them.
 -- @module sharearray.place
 
 local ffi = require "ffi"
-local bundle = require "sharearray.bundle"
 local clock = require "sharearray.clock"
 local dtype = require "sharearray.dtype"
 local events = require "sharearray.events"
+local lazy = require "sharearray.lazy"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
+
+local bundle = lazy "sharearray.bundle"
 
 local M = {}
 
@@ -19,6 +23,7 @@ local RECHECK = 10 -- milliseconds
 local TIDY = 256   -- ids that one call of tidy asks the file system about
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
 local store_out = ffi.new("sharearray_store *[1]")
 
 local Place = {}
@@ -31,7 +36,7 @@ local places = setmetatable({}, { __mode = "v" })
 -- find the place shut, not its handle dangling.
 local function delete_store(handle)
   for key, place in pairs(places) do
-    if place.handle == handle then place.handle, place.memo, places[key] = nil, {}, nil end
+    if place.handle == handle then place.handle, place.memo, place.fresh, places[key] = nil, {}, {}, nil end
   end
   C.sharearray_store_delete(handle)
 end
@@ -64,6 +69,10 @@ function M.open(settings, level)
     path = settings.shm_path .. "/" .. settings.prefix,
     prefix = settings.prefix,
     memo = {},
+    fresh = {},
+    until_ = 0,
+    aging = {},
+    closings = view.closings,
     changes = C.sharearray_changes(handle),
     seen = C.sharearray_changes(handle)[0],
   }, Place)
@@ -71,11 +80,19 @@ function M.open(settings, level)
   return place
 end
 
+-- The kinds of numbers are told by the core. The others have to be looked up in the file, which costs a
+-- page fault, more than all else that happens here.
+local function dtype_of(map, array, start)
+  local type_ = dtype.from_npy(array.kind, array.itemsize)
+  if type_ then return type_ end
+  local text = ffi.cast(char_p, map.base) + start + array.descr_offset
+  return dtype.from_descr(ffi.string(text, array.descr_length), array.version)
+end
+
 -- The view of an array whose file begins at `start` in the mapping; nil and why there can be none.
 local function view_of(map, array, start)
-  local base = ffi.cast("const char *", map.base)
-  local type_, problem = dtype.from_descr(ffi.string(base + start + array.descr_offset, array.descr_length),
-    array.version)
+  local base = ffi.cast(char_p, map.base)
+  local type_, problem = dtype_of(map, array, start)
   if not type_ then return nil, problem end
   if type_.itemsize ~= array.itemsize then return nil, "its dtype has another size than its elements" end
   local shape, strides, step = {}, nil, 1
@@ -101,7 +118,7 @@ local function table_of(map)
       if not array then return nil, ("its member %s: %s"):format(name, problem), "unsupported" end
       arrays[name:gsub("%.npy$", "")] = array
     elseif name == bundle.FORM then
-      form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
+      form = ffi.string(ffi.cast(char_p, map.base) + member.offset, tonumber(member.size))
     end
   end
   if not form then return arrays end
@@ -131,13 +148,14 @@ function Place:remember(id, map, counter, looked)
       problem), code or "unsupported"
   end
   if self.memo[id] then events.dropped() end
-  self.memo[id] = { value = value, pin = pin, counter = counter, until_ = looked + RECHECK }
+  self.memo[id] = { value = value, pin = pin, counter = counter }
+  self.fresh[id] = self.until_ <= looked + RECHECK and value or nil
   return value
 end
 
 function Place:forget(id)
   if not self.memo[id] then return end
-  self.memo[id] = nil
+  self.memo[id], self.fresh[id] = nil, nil
   events.dropped()
 end
 
@@ -169,8 +187,10 @@ function Place:is_current(id)
   return entry ~= nil and is_current(self, id, entry)
 end
 
---- Seconds since what is in the memo was published; 0 for what is not there.
+--- Seconds since what is in the memo was published; 0 for what is not there. From now on the id is one
+-- whose age matters.
 function Place:age(id)
+  self.aging[id] = true
   local entry = self.memo[id]
   local map = entry and view.map(entry.pin)
   return map and map ~= nil and C.sharearray_age(map) or 0
@@ -188,19 +208,35 @@ function Place:failure_age(id)
   return entry and entry.failed and (C.sharearray_clock() - entry.failed) / 1000 or math.huge
 end
 
+-- Values that are fresh by the look at the directory just made: those of aging ids are to be asked about
+-- one by one, so that each has its age looked at.
+local function look_at_directory(self)
+  if C.sharearray_settled(self.handle) == 0 then
+    self.fresh = {}
+  else
+    for id in pairs(self.aging) do self.fresh[id] = nil end
+  end
+end
+
 --- The value in the memo if it still is what stands under the id, else nil.
 function Place:lookup(id)
-  local total = self.changes[0]
+  local total, now = self.changes[0], clock.now()
   if total ~= self.seen then drop_outdated(self, total) end
+  if self.closings ~= view.closings then
+    self.fresh, self.closings = {}, view.closings
+  end
+  if now >= self.until_ then
+    look_at_directory(self)
+    self.until_ = now + RECHECK
+  end
   local entry = self.memo[id]
   if not entry then return nil end
-  local now = clock.now()
-  if now >= entry.until_ or view.map(entry.pin) == nil then
+  if self.fresh[id] == nil then
     if not is_current(self, id, entry) then
       self:forget(id)
       return nil
     end
-    entry.until_ = now + RECHECK
+    self.fresh[id] = entry.value
   end
   return entry.value
 end

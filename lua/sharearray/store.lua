@@ -6,14 +6,17 @@
 -- @module sharearray.store
 
 local ffi = require "ffi"
-local build = require "sharearray.build"
 local clock = require "sharearray.clock"
 local dtype = require "sharearray.dtype"
 local events = require "sharearray.events"
+local lazy = require "sharearray.lazy"
 local obtain = require "sharearray.obtain"
 local options = require "sharearray.options"
 local place_ = require "sharearray.place"
+local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
+
+local build = lazy "sharearray.build"
 
 local M = {}
 
@@ -26,7 +29,7 @@ Store.__tostring = function(self)
 end
 
 -- Stands in until the directory is opened, so that the hit path has nothing to check.
-local UNOPENED = { memo = {} }
+local UNOPENED = { fresh = {} }
 
 local function new(settings)
   return setmetatable({ settings = settings, place = UNOPENED }, Store)
@@ -114,10 +117,10 @@ local end_trace = coroutine.running
 function Store:cache(id, source, opts)
   if opts == nil then
     local place = self.place
-    local entry = place.memo[id]
-    if entry ~= nil and place.changes[0] == place.seen and clock.now() < entry.until_
-      and entry.pin.map ~= nil then -- not closed
-      return entry.value
+    local value = place.fresh[id]
+    if value and place.changes[0] == place.seen and place.closings == view.closings
+      and clock.now() < place.until_ then
+      return value
     end
   else
     end_trace()
@@ -129,10 +132,10 @@ end
 function Store:get(id, opts)
   if opts == nil then
     local place = self.place
-    local entry = place.memo[id]
-    if entry ~= nil and place.changes[0] == place.seen and clock.now() < entry.until_
-      and entry.pin.map ~= nil then -- not closed
-      return entry.value
+    local value = place.fresh[id]
+    if value and place.changes[0] == place.seen and place.closings == view.closings
+      and clock.now() < place.until_ then
+      return value
     end
   else
     end_trace()

@@ -9,11 +9,13 @@
 -- published, which seals every view of it at once, before the kernel would answer with SIGSEGV.
 -- @module sharearray.view
 
-local copy = require "sharearray.copy"
 local element = require "sharearray.element"
 local ffi = require "ffi"
-local format = require "sharearray.format"
+local lazy = require "sharearray.lazy"
 local C = require("sharearray.cdefs").C
+
+local copy = lazy "sharearray.copy"
+local format = lazy "sharearray.format"
 
 local type, floor, cast = type, math.floor, ffi.cast
 
@@ -184,7 +186,7 @@ local function make_class(dtype, ndim, contiguous, wide, inner)
     __newindex = class.newindex,
     __len = length,
     __gc = drop,
-    __tostring = format.tostring,
+    __tostring = function(self) return format.tostring(self) end,
     __ipairs = function(self) return methods.iter(self) end,
     __pairs = function(self) return methods.iter(self) end,
   })
@@ -448,6 +450,7 @@ end
 function methods.close(self)
   local class = class_of(self)
   if not class then error("not an array; methods are called with a colon, as in v:close()", 2) end
+  view.closing()
   drop(self)
 end
 
@@ -492,6 +495,9 @@ end
 function view.part(dtype, shape, pointer, map, sealed)
   return construct(dtype, shape, nil, pointer, map, sealed)
 end
+
+--- Called before a view is closed; sharearray.place puts itself here, whose memo may have it.
+function view.closing() end
 
 --- Whether `x` is a view or an array, closed ones included.
 function view.is(x) return class_of(x) ~= nil end
