@@ -59,7 +59,9 @@ struct sharearray_store {
   ino_t page_ino;       /* 0: private */
   dev_t dev;            /* the directory itself, whatever path leads to it */
   ino_t ino;
-  struct timespec changed; /* its time of modification at the last look */
+  struct timespec changed;  /* its time of modification at the last sharearray_settled() */
+  struct timespec lockless; /* and at the last sa_lockless() */
+  uint32_t looks;           /* for locks since then; UINT32_MAX: there is none */
   struct sa_suspect *suspects;
   size_t suspect_count, suspect_capacity;
 };
@@ -292,6 +294,10 @@ enum sa_entry { SA_ENTRY_NONE, SA_ENTRY_SHORT, SA_ENTRY_READY };
 /* What stands under the entry's name. READY sets *map, with a reference for the caller; `st` is filled
  * unless NONE. Negative: EUNTRUSTED, EDENIED, ECORRUPT, EUNSUPPORTED, EIO. */
 int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, struct sa_map **map, char *message);
+
+/* directory.c: whether there is no lock in the directory, as far as that is known for less than a look
+ * at one name costs: the kernel keeps nothing of names that are not there. */
+bool sa_lockless(sharearray_store *store);
 
 /* store.c */
 void sa_store_ref(sharearray_store *store);

@@ -143,7 +143,10 @@ static int look_inside(sharearray_store *store, const char *path, int fd, sharea
 }
 
 int sa_lock_look(sharearray_store *store, const char *path, int *out, sharearray_owner *owner, char *message) {
+  struct stat st;
   *owner = (sharearray_owner){0};
+  /* Nearly always there is none, and asking costs the kernel less than trying to open it. */
+  if (sys.lstat(path, &st) != 0 && errno == ENOENT) return SA_LOCK_NONE;
   for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
     int fd = sa_open(path, O_RDWR);
     if (fd == -ENOENT) return SA_LOCK_NONE;

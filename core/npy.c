@@ -24,8 +24,10 @@ struct text {
   const char *at, *end;
 };
 
+static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
+
 static void skip_space(struct text *text) {
-  while (text->at < text->end && strchr(" \t\r\n", *text->at) && *text->at) text->at++;
+  while (text->at < text->end && is_space(*text->at)) text->at++;
 }
 
 static bool next_is(struct text *text, char c) {

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* The beginning of a file of /proc, as text: 0, or -1 and errno. */
@@ -123,7 +122,8 @@ static int attach_finished(sharearray_store *store, const struct sa_paths *paths
   if (entry < 0) return entry;
   if (entry != SA_ENTRY_READY && !(flags & SHAREARRAY_GET)) return SHAREARRAY_EABSENT;
 
-  int lock = sa_lock_look(store, paths->lock, &fd, &ticket->builder, message);
+  int lock = map && sa_lockless(store) ? SA_LOCK_NONE
+                                       : sa_lock_look(store, paths->lock, &fd, &ticket->builder, message);
   if (lock == SA_LOCK_HELD) {
     /* Beside no entry it keeps the count of killed builders, for as long as the next one holds back. */
     if (!map && sa_lock_is_held_back(fd)) sa_process_close(fd);
@@ -230,18 +230,4 @@ int sharearray_current(sharearray_store *store, const char *id, const sharearray
   sa_changes_look(store);
   return sa_names(store, id, &paths, NULL) == 0 && sys.lstat(paths.entry, &st) == 0 && map->ino == st.st_ino &&
          map->dev == st.st_dev;
-}
-
-int sharearray_settled(sharearray_store *store) {
-  enum { TICKS = 30000000 }; /* ns; a change within the same tick of the kernel's clock leaves no trace */
-  char path[SA_PATH];
-  struct stat st;
-  struct timespec now;
-  snprintf(path, sizeof path, "%s/.", store->shm_path); /* which may be a symbolic link */
-  clock_gettime(CLOCK_REALTIME, &now);
-  if (sys.lstat(path, &st) != 0 || st.st_dev != store->dev || st.st_ino != store->ino) return 0;
-  bool same = st.st_mtim.tv_sec == store->changed.tv_sec && st.st_mtim.tv_nsec == store->changed.tv_nsec;
-  int64_t age = (int64_t)(now.tv_sec - st.st_mtim.tv_sec) * 1000000000 + (now.tv_nsec - st.st_mtim.tv_nsec);
-  store->changed = st.st_mtim;
-  return same && age > TICKS;
 }

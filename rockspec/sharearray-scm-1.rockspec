@@ -25,6 +25,7 @@ build = {
         "core/build.c",
         "core/changes.c",
         "core/convert.c",
+        "core/directory.c",
         "core/draft.c",
         "core/entry.c",
         "core/error.c",

@@ -21,6 +21,9 @@ local type, floor, cast = type, math.floor, ffi.cast
 
 local view = {}
 
+--- How often a view was closed: whoever hands one out again has to look at it first.
+view.closings = 0
+
 local MAXDIMS = C.SHAREARRAY_MAXDIMS
 local STRING_LIMIT = 0x7fffff00 -- bytes of a Lua string
 local map_p = ffi.typeof("sharearray_map *")
@@ -229,9 +232,10 @@ end
 local function construct(dtype, shape, strides, pointer, map, sealed)
   if strides and is_c_order(shape, strides, dtype.itemsize) then strides = nil end
   local class = class_for(dtype, #shape, strides == nil, is_wide(shape, strides))
+  if not strides then return class.make(map, sealed, cast(class.constant, pointer), unpack(shape)) end
   local dims = {}
   for axis, n in ipairs(shape) do dims[axis] = n end
-  for axis, stride in ipairs(strides or {}) do dims[#shape + axis] = stride end
+  for axis, stride in ipairs(strides) do dims[#shape + axis] = stride end
   return class.make(map, sealed, cast(class.constant, pointer), unpack(dims))
 end
 
@@ -450,7 +454,7 @@ end
 function methods.close(self)
   local class = class_of(self)
   if not class then error("not an array; methods are called with a colon, as in v:close()", 2) end
-  view.closing()
+  view.closings = view.closings + 1
   drop(self)
 end
 
@@ -486,8 +490,9 @@ end
 -- @tparam boolean writable an array, until the map is published or frozen
 function view.new(dtype, shape, strides, pointer, map, writable)
   local sealed = writable and cast("uint8_t *", map) + ORDER or always
-  local apart = strides and {}
-  for axis, stride in ipairs(strides or {}) do apart[axis] = stride * dtype.itemsize end
+  if not strides then return construct(dtype, shape, nil, pointer, map, sealed) end
+  local apart = {}
+  for axis, stride in ipairs(strides) do apart[axis] = stride * dtype.itemsize end
   return construct(dtype, shape, apart, pointer, map, sealed)
 end
 
@@ -495,9 +500,6 @@ end
 function view.part(dtype, shape, pointer, map, sealed)
   return construct(dtype, shape, nil, pointer, map, sealed)
 end
-
---- Called before a view is closed; sharearray.place puts itself here, whose memo may have it.
-function view.closing() end
 
 --- Whether `x` is a view or an array, closed ones included.
 function view.is(x) return class_of(x) ~= nil end

@@ -306,6 +306,40 @@ static void dead_python_lock_beside_finished_data(void) {
   sharearray_remove(store, "p", NULL);
 }
 
+/* Waits until the directory's last change lies behind the clock's tick. */
+static void let_it_settle(void) {
+  for (int i = 0; i < 1000 && !sharearray_settled(store); i++) usleep(5000);
+  CHECK(sharearray_settled(store) == 1);
+}
+
+static void directory_that_stands_still_is_settled(void) {
+  put("q", 1);
+  CHECK(sharearray_settled(store) == 0); /* changed */
+  CHECK(sharearray_settled(store) == 0); /* just now */
+  let_it_settle();
+  expect_value("q", 1);
+  CHECK(sharearray_settled(store) == 1);
+  unlink(path_of("q.npy"));
+  CHECK(sharearray_settled(store) == 0);
+}
+
+/* However sure it is by then that there is none. */
+static void lock_that_comes_late_is_found(void) {
+  put("q", 1);
+  let_it_settle();
+  for (int i = 0; i < 200; i++) expect_value("q", 1);
+  write_file("q.npy.lock", "", 0, 0755);
+  expect_value("q", 1);
+  CHECK(!exists("q.npy.lock"));
+  let_it_settle();
+  write_file("other.npy.lock", "", 0, 0755);
+  write_file("q.npy.lock", "", 0, 0755);
+  for (int i = 0; i < 200; i++) expect_value("q", 1);
+  CHECK(!exists("q.npy.lock") && exists("other.npy.lock"));
+  unlink(path_of("other.npy.lock"));
+  sharearray_remove(store, "q", NULL);
+}
+
 static void existing_file_wins_over_a_late_link(void) {
   sharearray_build *build = NULL;
   sharearray_map *map = NULL;
@@ -803,6 +837,8 @@ int main(void) {
   RUN(short_file_is_awaited_then_replaced);
   RUN(short_file_that_was_completed_wins);
   RUN(dead_python_lock_beside_finished_data);
+  RUN(directory_that_stands_still_is_settled);
+  RUN(lock_that_comes_late_is_found);
   RUN(existing_file_wins_over_a_late_link);
   RUN(short_file_gives_way_to_a_late_link);
   RUN(refuses_what_it_must_not_trust);
