@@ -50,6 +50,7 @@ static int seal(sharearray_build *build, sharearray_draft *draft, char *message)
   struct stat st;
   char reason[SHAREARRAY_MESSAGE];
   int code = 0;
+  sa_huge_end(draft); /* the last mapping by which it could be written */
   if (sys.fstat(draft->file.fd, &st) != 0) return sa_fail_errno(message, "cannot examine the file of '%s'", build->id);
   code = protect(build, draft, message);
   if (code == 0 && !draft->map) code = sa_map_file(draft->file.fd, (uint64_t)st.st_size, &st, &draft->map, message);

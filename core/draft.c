@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 static int io_error(const sharearray_draft *draft, const char *what, char *message) {
@@ -56,6 +57,7 @@ int sharearray_draft_reserve(sharearray_draft *draft, uint64_t step, char *messa
   uint64_t end = step < draft->bytes - draft->reserved ? draft->reserved + step : draft->bytes;
   while (draft->reserved < end) {
     uint64_t piece = end - draft->reserved < SA_PIECE ? end - draft->reserved : SA_PIECE;
+    if (sa_huge_reserve(draft, draft->reserved + piece)) continue;
     int error = sys.fallocate(draft->file.fd, (off_t)draft->reserved, (off_t)piece);
     if (error == EINTR) continue;
     if (error) {
@@ -73,6 +75,7 @@ int sharearray_draft_map(sharearray_draft *draft, sharearray_map **out, char *me
   if (draft->reserved < draft->bytes || draft->map)
     return sa_fail(message, SHAREARRAY_EINVAL, "a draft is mapped once, after it was reserved in full");
   struct sa_map *map;
+  sa_huge_end(draft);
   code = sa_map_shared(draft->file.fd, draft->bytes, &map, message);
   if (code) return code;
   draft->written = draft->bytes; /* what is written from now on goes behind the mapped part */
@@ -82,13 +85,32 @@ int sharearray_draft_map(sharearray_draft *draft, sharearray_map **out, char *me
   return 0;
 }
 
+/* Writes some of it, and returns how much; 0 with errno on failure. A huge page is reserved first, and
+ * filled while it is still in the cache. */
+static uint64_t write_some(sharearray_draft *draft, const char *bytes, uint64_t size) {
+  while (draft->reserved <= draft->written && sa_huge_reserve(draft, draft->reserved + SA_HUGE_PAGE)) {
+  }
+  if (draft->window && draft->reserved > draft->written) {
+    if (size > draft->reserved - draft->written) size = draft->reserved - draft->written;
+    memcpy(draft->window + draft->written, bytes, (size_t)size);
+    return size;
+  }
+  return sa_write_all(draft->file.fd, bytes, size, draft->written) == 0 ? size : 0;
+}
+
 int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t size, char *message) {
   int code = check_child(draft, message);
   if (code) return code;
   if (size > draft->bytes - draft->written && !draft->map)
     return sa_fail(message, SHAREARRAY_EINVAL, "more was written to a draft than it was made for");
-  if (sa_write_all(draft->file.fd, bytes, size, draft->written) != 0) return io_error(draft, "write", message);
-  draft->written += size;
+  const char *at = bytes;
+  while (size) {
+    uint64_t piece = write_some(draft, at, size);
+    if (piece == 0) return io_error(draft, "write", message);
+    draft->written += piece;
+    at += piece;
+    size -= piece;
+  }
   if (draft->map) draft->bytes = draft->written;
   return 0;
 }
@@ -97,6 +119,7 @@ void sharearray_draft_delete(sharearray_draft *draft) {
   if (!draft) return;
   sa_process_remove_draft(draft);
   if (draft->map) sharearray_unref(&draft->map->public);
+  sa_huge_end(draft);
   sa_file_close(&draft->file);
   sharearray_store_delete(draft->store);
   free(draft);

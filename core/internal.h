@@ -19,7 +19,8 @@
 #pragma GCC visibility push(hidden)
 
 enum {
-  SA_PATH = 4096,     /* bytes of a path with its NUL */
+  SA_PATH = 4096, /* bytes of a path with its NUL */
+  SA_HUGE_PAGE = 2 << 20,
   SA_PIECE = 1 << 24, /* bytes of one call that copies or reserves: lets signals and event loops in */
   SA_RECHECK = 70,    /* ms: a waiter looks again, so that a killed builder is replaced within 100 */
   SA_POLL = 20,       /* ms: the same where no counter tells of a change */
@@ -53,6 +54,7 @@ struct sharearray_store {
   uint32_t uid; /* who owns what is built here: `owner`, else the effective uid */
   uint32_t *trust;
   size_t trusted;
+  enum { SA_HUGE_UNKNOWN, SA_HUGE_NO, SA_HUGE_ADVISED } huge; /* pages of the file system, by advice */
   bool disk;            /* not a memory file system: fsync before a name is given */
   int64_t overflow_uid; /* -1 outside a user namespace */
   struct sa_page *page; /* private memory where the counter page cannot be had */
@@ -101,6 +103,8 @@ struct sharearray_draft {
   struct sa_file file;
   uint64_t bytes, reserved, written;
   struct sa_map *map; /* NULL until sharearray_draft_map() */
+  char *window;       /* huge.c: all of the file, to reserve it by; NULL: none */
+  bool windowless;    /* and there will be none */
   bool orphan;
 };
 
@@ -197,6 +201,11 @@ double sa_age(double published);
 int sa_map_private(int fd, uint64_t length, struct sa_map **map, char *message);
 /* Reads what a whole file's mapping holds, an array or a bundle, into its public part. */
 int sa_map_read(struct sa_map *map, char *message);
+
+/* huge.c: reserves, in huge pages, up to `end` or the last whole one before it; false if it did nothing,
+ * and what is to be reserved has to be so in the plain way. */
+bool sa_huge_reserve(sharearray_draft *draft, uint64_t end);
+void sa_huge_end(sharearray_draft *draft);
 
 /* npy.c: the same as sharearray_npy_read(), for big-endian arrays too. */
 int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message);

@@ -9,8 +9,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { HUGE_PAGE = 2 << 20 };
-
 static int map_new(int protection, int flags, int fd, uint64_t length, struct sa_map **out, char *message) {
   struct sa_map *map = calloc(1, sizeof *map);
   if (!map) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
@@ -27,7 +25,7 @@ static int map_new(int protection, int flags, int fd, uint64_t length, struct sa
   map->public.length = length;
   atomic_init(&map->references, 1);
   /* Advice only: where huge pages are not allowed for this memory nothing happens. */
-  if (length >= HUGE_PAGE) sys.madvise(map->public.base, (size_t)length, MADV_HUGEPAGE);
+  if (length >= SA_HUGE_PAGE) sys.madvise(map->public.base, (size_t)length, MADV_HUGEPAGE);
   *out = map;
   return 0;
 }

@@ -277,6 +277,10 @@ SHAREARRAY_API void sharearray_ref(sharearray_map *map);
 /* At the last reference the memory is unmapped. NULL is allowed. */
 SHAREARRAY_API void sharearray_unref(sharearray_map *map);
 
+/* Enters all pages into the process's page table now, instead of one fault at a time: what is going to be
+ * read in full is read sooner. Advice: nothing happens where the kernel is older than 5.14. */
+SHAREARRAY_API void sharearray_prefault(const sharearray_map *map);
+
 /* `size` bytes of the map's memory from `offset`, for an owner who writes to them as he likes, on any
  * thread and after the map's other holders: *bytes, as part of *lent, a map with a reference for the
  * caller. Memory that may be written is lent itself; if it is published later, the borrower keeps what

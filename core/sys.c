@@ -36,6 +36,7 @@ struct sa_sys sys = {
     .fchmod = fchmod,
     .fchown = fchown,
     .fsync = fsync,
+    .ftruncate = ftruncate,
     .statfs = statfs,
     .linkat = linkat,
     .rename = rename,

@@ -26,6 +26,7 @@ struct sa_sys {
   int (*fchmod)(int fd, mode_t mode);
   int (*fchown)(int fd, uid_t uid, gid_t gid);
   int (*fsync)(int fd);
+  int (*ftruncate)(int fd, off_t length);
   int (*statfs)(const char *path, struct statfs *st);
   int (*linkat)(int from, const char *old, int to, const char *name, int flags);
   int (*rename)(const char *from, const char *to);

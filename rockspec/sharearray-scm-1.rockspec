@@ -30,6 +30,7 @@ build = {
         "core/entry.c",
         "core/error.c",
         "core/file.c",
+        "core/huge.c",
         "core/import.c",
         "core/list.c",
         "core/lock.c",

@@ -42,6 +42,11 @@ local function describe(value)
   return ("%s (%s)"):format(tostring(value.dtype), table.concat(value.shape, ", ") .. (value.ndim == 1 and "," or ""))
 end
 
+local function remember(self, id, map, counter, looked)
+  if self.settings.prefault then C.sharearray_prefault(map) end
+  return self.place:remember(id, map, counter, looked)
+end
+
 -- `failed` is called, still under the lock, if nothing was published.
 local function run_build(self, id, handle, source, deadline, ticket, failed)
   local place, settings = self.place, self.settings
@@ -70,7 +75,7 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
   end
   local bytes = tonumber(map.length)
   local result
-  result, reason, code = place:remember(id, map, ticket.seen, looked)
+  result, reason, code = remember(self, id, map, ticket.seen, looked)
   if not result then return nil, reason, code end
   wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(describe(result), bytes,
     (C.sharearray_clock() - started) / 1000))
@@ -136,7 +141,7 @@ function M.obtain(self, id, source, flags)
     local step = C.sharearray_attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
       map_out, build_out, message)
     if step == C.SHAREARRAY_READY then
-      local value, text, code = place:remember(id, map_out[0], ticket.seen, looked)
+      local value, text, code = remember(self, id, map_out[0], ticket.seen, looked)
       if value == nil then return nil, text, code end
       return M.renewed(self, id, source, value)
     end

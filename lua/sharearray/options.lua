@@ -44,6 +44,11 @@ function checks.verbose(value)
   return nil, "a boolean"
 end
 
+function checks.prefault(value)
+  if type(value) == "boolean" then return value end
+  return nil, "a boolean"
+end
+
 function checks.log_func(value)
   if is_callable(value) then return value end
   return nil, "a function that takes a string"
