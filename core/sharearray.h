@@ -293,6 +293,12 @@ SHAREARRAY_API int sharearray_lend(sharearray_map *map, uint64_t offset, uint64_
  * and flag 5: the last tensor drops one reference of the map. Static. */
 SHAREARRAY_API const void *sharearray_torch_allocator(void);
 
+/* The sum of `count` elements at `x`, or, where `y` is not NULL, of their products with those at `y`: native
+ * numbers without gaps. Kinds b, i, u set *integer, modulo 2^64 (of negative ones the two's complement);
+ * f of 4 and 8 bytes sets *real, added in double, in no particular order. EUNSUPPORTED: others. */
+SHAREARRAY_API int sharearray_reduce(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count,
+                                     double *real, uint64_t *integer);
+
 /* Reads the header in the first `size` bytes of a file of `file_size` bytes.
  * ECORRUPT, EUNSUPPORTED with the reason. A file that is merely too short gives ECORRUPT as well and
  * sets *is_short (may be NULL): somebody may be writing it. */

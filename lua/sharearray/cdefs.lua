@@ -144,6 +144,8 @@ void sharearray_prefault(const sharearray_map *map);
 int sharearray_lend(sharearray_map *map, uint64_t offset, uint64_t size, sharearray_map **lent,
       void **bytes, char *message);
 const void *sharearray_torch_allocator(void);
+int sharearray_reduce(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count,
+      double *real, uint64_t *integer);
 int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy,
       int *is_short, char *message);
 int sharearray_npy_write(const char *descr, int ndim, const uint64_t *shape, char *bytes, size_t size);

@@ -14,8 +14,10 @@ local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
 local C = require("sharearray.cdefs").C
 
+local array = lazy "sharearray.array"
 local copy = lazy "sharearray.copy"
 local format = lazy "sharearray.format"
+local reduce = lazy "sharearray.reduce"
 
 local type, floor, cast = type, math.floor, ffi.cast
 
@@ -429,6 +431,29 @@ function methods.string(self)
   local buffer = ffi.new("char[?]", bytes)
   view.copy(self, buffer)
   return ffi.string(buffer, bytes)
+end
+
+--- The sum of all elements. Floats are added in double precision, integers exactly; of 64-bit ones, boxed
+-- as they are, the sum is taken modulo 2^64.
+function methods.sum(self)
+  open(self)
+  local result, message = reduce.sum(self)
+  if message then error("sum: " .. message, 2) end
+  return result
+end
+
+--- The sum of the products of the elements of two arrays of one dtype and shape, added as in `sum`.
+function methods.dot(self, other)
+  open(self)
+  local result, message = reduce.dot(self, other)
+  if message then error("dot: " .. message, 2) end
+  return result
+end
+
+--- A private, writable array of the same elements, in C order.
+function methods.copy(self)
+  open(self)
+  return array.array(self)
 end
 
 --- For `for i, x in v:iter() do`: i from 0; x the elements of dimension 1, else the rows.

@@ -1,0 +1,63 @@
+--- Sums over whole arrays, in the core.
+-- @module sharearray.reduce
+
+local ffi = require "ffi"
+local view = require "sharearray.view"
+local C = require("sharearray.cdefs").C
+
+local reduce = {}
+
+local PIECE = 256 * 1024 -- bytes of an array with gaps that are put together at a time
+
+local real, integer = ffi.new("double[1]"), ffi.new("uint64_t[1]")
+
+-- What the core left in `real` or `integer`, as an element of the dtype would be.
+local function result_of(dtype)
+  if dtype.kind == "f" then return real[0] end
+  if dtype.kind == "i" and dtype.itemsize == 8 then return ffi.cast("int64_t", integer[0]) end
+  if dtype.itemsize == 8 then return integer[0] end
+  return tonumber(ffi.cast("int64_t", integer[0])) -- exact up to 2^53
+end
+
+local function refuse(dtype)
+  return nil, "elements of dtype " .. dtype.name .. " cannot be added here"
+end
+
+local function add(dtype, x, y, count)
+  return C.sharearray_reduce(dtype.kind:byte(), dtype.itemsize, x, y, count, real, integer) == 0
+end
+
+--- The sum of all elements of a view; or nil and a message.
+function reduce.sum(v)
+  local dtype = v.dtype
+  if view.contiguous(v) then
+    if not add(dtype, view.pointer(v), nil, v.size) then return refuse(dtype) end
+    return result_of(dtype)
+  end
+  local sum, whole = 0, ffi.new("uint64_t", 0)
+  for piece, bytes in view.pieces(v, PIECE) do
+    if not add(dtype, piece, nil, bytes / dtype.itemsize) then return refuse(dtype) end
+    sum, whole = sum + real[0], whole + integer[0]
+  end
+  real[0], integer[0] = sum, whole
+  return result_of(dtype)
+end
+
+-- Without gaps: the view, or a copy.
+local function packed(v) return view.contiguous(v) and v or v:copy() end
+
+--- The sum of the products; or nil and a message.
+function reduce.dot(v, w)
+  if not view.is(w) or view.map(w) == nil then return nil, "another array expected" end
+  local dtype = v.dtype
+  if w.dtype ~= dtype then return nil, ("the dtypes %s and %s differ"):format(dtype.name, w.dtype.name) end
+  local mine, others = v.shape, w.shape
+  if table.concat(mine, ",") ~= table.concat(others, ",") or #mine ~= #others then
+    return nil, ("the shapes (%s) and (%s) differ"):format(table.concat(mine, ", "), table.concat(others, ", "))
+  end
+  local x, y = packed(v), packed(w)
+  if not add(dtype, view.pointer(x), view.pointer(y), v.size) then return refuse(dtype) end
+  return result_of(dtype)
+end
+
+return reduce
