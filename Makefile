@@ -32,10 +32,10 @@ lua_path = $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua
 lua_cpath = $(CURDIR)/$(BUILD)/lib/?.so
 debian = /usr/share/lua/5.1
 here = LUAJIT='$(LUAJIT)' \
-  LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
+  LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(CURDIR)/bench/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage tsan model install env clean
+.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage tsan model bench install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -63,6 +63,12 @@ serve: ## serve the demo's model with nginx, at http://127.0.0.1:8080/status
 	@echo 'serving at http://127.0.0.1:8080/status (Ctrl-C ends it)'
 	@$(here) nginx -p '$(CURDIR)/$(BUILD)/serve/' -c '$(CURDIR)/examples/openresty/nginx.conf' \
 	  $(if $(filter 0,$(shell id -u)),-g 'user root;')
+
+# A private directory in shared memory, which goes with the run however that ends.
+bench: ## measure it against what people use today; QUICK=1 takes two minutes, WORK='hit wake' some of it
+	@$(here) .ci/setup bench
+	@$(MAKE) all $(BUILD)/bench/baseline.so $(BUILD)/bench/waiter
+	@$(here) BENCH_BUILD='$(CURDIR)/$(BUILD)/bench' BENCH_QUICK='$(QUICK)' .ci/bench $(WORK)
 
 lint: ## luacheck, clang-format, and a build with gcc and with clang
 	@.ci/setup lint
@@ -199,6 +205,14 @@ $(BUILD)/spec/%: spec/support/%.c
 	$(CC) $(flags) $(CPPFLAGS) -Icore $$(pkg-config --cflags luajit) -MMD -MP $(LDFLAGS) -o $@ $< \
 	  -Wl,--as-needed $$(pkg-config --libs luajit) $(LDLIBS)
 
+$(BUILD)/bench/baseline.so: $(wildcard bench/baseline/*.[ch])
+	@mkdir -p $(@D)
+	$(CC) $(flags) -O2 -shared $(LDFLAGS) -o $@ $(filter %.c,$^)
+
+$(BUILD)/bench/waiter: bench/programs/waiter.c $(wildcard bench/baseline/*.[ch])
+	@mkdir -p $(@D)
+	$(CC) $(flags) -O2 $(LDFLAGS) -o $@ $(filter %.c,$^)
+
 -include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d $(BUILD)/spec/core/*.d $(BUILD)/spec/torture/*.d)
 
 # The parts of test and lint: no set-up here. `.ci/tally` counts, and fails in `sum` only.
@@ -269,9 +283,9 @@ lint-lua:
 	luacheck --quiet $(wildcard lua spec examples bench) $(wildcard rockspec/*)
 
 lint-format:
-	clang-format --dry-run -Werror $(wildcard core/*.[ch] $(addsuffix /*.[ch],$(wildcard spec/*)))
+	clang-format --dry-run -Werror $(wildcard core/*.[ch] $(addsuffix /*.[ch],$(wildcard spec/*)) bench/*/*.[ch])
 
 lint-gcc lint-clang: lint-%:
 	@$(MAKE) CC=$* BUILD=$(BUILD)/$* compile
 
-compile: all $(harnesses) $(tortures) $(preloads) $(programs)
+compile: all $(harnesses) $(tortures) $(preloads) $(programs) $(BUILD)/bench/baseline.so $(BUILD)/bench/waiter

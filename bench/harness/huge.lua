@@ -1,0 +1,19 @@
+--- A tmpfs with huge pages by advice, where this user may mount one.
+
+local machine = require "support.machine"
+local measure = require "harness.measure"
+
+local M = {}
+
+--- A directory on one, and a function that takes it away; nil and why not.
+-- @tparam string size of the tmpfs, "3g"
+function M.mount(size)
+  if not machine.is_root then return nil, "only root can mount a tmpfs with huge=advise" end
+  local path = measure.build .. "/huge"
+  local said, done = machine.shell(("mkdir -p %s && mount -t tmpfs -o huge=advise,size=%s sharearray %s"):format(path,
+    size, path))
+  if not done then return nil, "no tmpfs with huge=advise can be mounted: " .. said:gsub("%s+$", "") end
+  return path, function() machine.shell("umount " .. path) end
+end
+
+return M

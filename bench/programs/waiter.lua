@@ -1,0 +1,13 @@
+--- A process that asks for an array that another one builds: `waiter.lua BOARD COUNT SLOT ID`.
+-- Its slot on the board is -1 while it waits, then the time of its first element.
+
+local baseline = require "harness.baseline"
+local sharearray = require "sharearray"
+
+local board = baseline.board(arg[1], tonumber(arg[2]))
+local slot, id = tonumber(arg[3]), arg[4]
+
+board[slot] = -1
+local x = assert(sharearray.cache(id, function() error "this waiter should not build" end))
+assert(x(0) == 0)
+board[slot] = baseline.now()

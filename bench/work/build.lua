@@ -1,0 +1,65 @@
+--- Building in place: an array from alloc, filled through its pointer.
+
+local machine = require "support.machine"
+local baseline = require "harness.baseline"
+local huge = require "harness.huge"
+local measure = require "harness.measure"
+local sharearray = require "sharearray"
+
+local MEGABYTES = measure.choose(1024, 256)
+local count = MEGABYTES * 2 ^ 18
+local WORK = ("build in place, %d MiB"):format(MEGABYTES)
+
+local filling -- seconds that the last fill took
+
+local function fill(data, n)
+  for i = 0, n - 1 do data[i] = i % 256 end
+end
+
+local function build(alloc)
+  local x = alloc("float32", { count })
+  filling = measure.seconds(fill, x.data, count)
+  return x
+end
+
+local function whole(store)
+  return function()
+    local seconds = measure.seconds(function() assert(store:cache("build", build)):close() end)
+    store:free "build"
+    collectgarbage() -- alloc's own array, which holds the memory too
+    collectgarbage()
+    return seconds
+  end
+end
+
+local path = measure.directory .. "/baseline"
+local ours = whole(sharearray.new())
+local competitors = {
+  { "ours", ours },
+  { "C whole", function() return baseline.C.baseline_reserve_and_fill(path, count) end },
+  { "ours fill", function()
+    ours()
+    return filling
+  end },
+  { "C fill", function() return baseline.C.baseline_fill(path, count) end },
+}
+local mounted, unmount = huge.mount(MEGABYTES + 64 .. "m")
+if mounted then competitors[#competitors + 1] = { "huge", whole(sharearray.new { shm_path = mounted }) } end
+local samples = measure.rounds(measure.choose(9, 5), competitors)
+measure.row { work = WORK .. ": the fill", against = "C: fill of a freshly reserved mapping",
+  ours = samples["ours fill"], theirs = samples["C fill"], unit = "s", most = 1.05 }
+measure.row { work = WORK .. ": reserve, map, fill, publish", against = "C: reserve, map, fill", ours = samples.ours,
+  theirs = samples["C whole"], unit = "s", most = 1.05 }
+if mounted then
+  unmount()
+  measure.row { work = WORK .. ", where huge pages may be used", against = "ours where they may not",
+    ours = samples.huge, theirs = samples.ours, unit = "s", ahead = 4 }
+else
+  measure.skip(WORK .. ", where huge pages may be used", unmount)
+end
+
+-- All pages that the process ever had at once, its own and shared ones.
+local said = machine.shell(("%s bench/programs/peak.lua %d"):format(machine.luajit, count))
+local peak = assert(tonumber(said), said)
+measure.fact { work = WORK .. ": peak memory of the builder, less that of an empty one",
+  ours = peak / (count * 4), unit = "arrays", most = 1.01 }

@@ -1,0 +1,135 @@
+--- Loops over the elements of an array, in Lua and in C.
+
+local ffi = require "ffi"
+local baseline = require "harness.baseline"
+local measure = require "harness.measure"
+local python = require "harness.python"
+local sharearray = require "sharearray"
+
+local SMALL, LARGE = 2 ^ 20, measure.choose(64, 32) * 2 ^ 20 -- in the cache (4 MiB), and not
+local COLUMNS = 1024
+local ROUNDS = measure.choose(31, 11)
+
+local x = assert(sharearray.cache("elements", function(alloc)
+  local array = alloc("float32", { LARGE })
+  local data = array.data
+  for i = 0, LARGE - 1 do data[i] = i % 256 end
+  return array
+end))
+local index = assert(sharearray.cache("index", function(alloc)
+  local array = alloc("int32", { LARGE })
+  local data, state = array.data, 1
+  for i = 0, LARGE - 1 do
+    state = state * 16807 % 2147483647 -- Park and Miller's
+    data[i] = state % LARGE
+  end
+  return array
+end))
+local small, matrix = x:slice(0, SMALL), x:reshape { -1, COLUMNS }
+local rows, sample = SMALL / COLUMNS, LARGE / 8
+
+-- One function each, as a program would have: none is compiled for another one's types.
+
+local function sum_elements(v, n)
+  local sum = 0
+  for i = 0, n - 1 do sum = sum + v(i) end
+  return sum
+end
+
+local function sum_data(v, n)
+  local sum, data = 0, v.data
+  for i = 0, n - 1 do sum = sum + data[i] end
+  return sum
+end
+
+local function sum_matrix(v, n, m)
+  local sum = 0
+  for i = 0, n - 1 do
+    for j = 0, m - 1 do sum = sum + v(i, j) end
+  end
+  return sum
+end
+
+local function sum_rows(v, n, m)
+  local sum = 0
+  for i = 0, n - 1 do
+    local row = v[i]
+    for j = 0, m - 1 do sum = sum + row(j) end
+  end
+  return sum
+end
+
+local function gather_elements(v, k, n)
+  local sum = 0
+  for i = 0, n - 1 do sum = sum + v(k(i)) end
+  return sum
+end
+
+local function gather_data(v, k, n)
+  local sum, data, at = 0, v.data, k.data
+  for i = 0, n - 1 do sum = sum + data[at[i]] end
+  return sum
+end
+
+local sink
+local function timed(per, run, ...)
+  local arguments, n = { ... }, select("#", ...)
+  return function()
+    local start = measure.now()
+    sink = run(unpack(arguments, 1, n))
+    return (measure.now() - start) / per
+  end
+end
+
+local function compare(work, against, per, ours, theirs, limits)
+  local samples = measure.rounds(ROUNDS, { { "ours", ours }, { "theirs", theirs } })
+  limits.work, limits.against, limits.unit = work, against, limits.unit or "ns"
+  limits.ours, limits.theirs = samples.ours, samples.theirs
+  measure.row(limits)
+  return per
+end
+
+local C = baseline.C
+local data, at = x.data, index.data
+local c_sum = timed(SMALL, C.baseline_sum, data, SMALL)
+local c_gather = timed(sample, C.baseline_gather, data, at, sample)
+local c_rows = timed(SMALL, C.baseline_sum_rows, data, rows, COLUMNS)
+
+measure.progress "sums"
+compare("sum through v(i)", "C -O2", SMALL, timed(SMALL, sum_elements, small, SMALL), c_sum, { most = 1.1 })
+compare("sum through v(i, j)", "C -O2", SMALL, timed(SMALL, sum_matrix, matrix, rows, COLUMNS), c_rows, { most = 1.1 })
+compare("sum through .data", "C -O2", SMALL, timed(SMALL, sum_data, small, SMALL), c_sum, { most = 1.05 })
+measure.progress "gathers"
+compare("random gather through v(i)", "C -O2", sample, timed(sample, gather_elements, x, index, sample), c_gather,
+  { most = 1.2 })
+compare("random gather through .data", "C -O2", sample, timed(sample, gather_data, x, index, sample), c_gather,
+  { most = 1.05 })
+measure.progress "rows"
+local pictures = x:slice(0, 784 * 1300):reshape { 1300, 784 }
+compare("row loop: v[i], then 784 elements", "C -O2", 1, timed(pictures.size, sum_rows, pictures, 1300, 784),
+  timed(pictures.size, C.baseline_sum_rows, data, 1300, 784), { most = 1.3 })
+
+measure.progress "whole arrays"
+local peer = python.start()
+peer:ask("array", LARGE / 2 ^ 18)
+for _, size in ipairs { SMALL, LARGE } do
+  local part = x:slice(0, size)
+  local repeats = math.max(1, math.floor(1e7 / size))
+  local function ours(run)
+    return function()
+      local start = measure.now()
+      for _ = 1, repeats do sink = run() end
+      return (measure.now() - start) / repeats
+    end
+  end
+  local name = size == SMALL and "4 MiB of float32" or ("%d MiB of float32"):format(size / 2 ^ 18)
+  compare("v:sum(), " .. name, "numpy.sum", 1, ours(function() return part:sum() end),
+    function() return peer:ask("sum", size) end, { most = 1.05, unit = "us" })
+  compare("v:dot(w), " .. name, "numpy.dot", 1, ours(function() return part:dot(part) end),
+    function() return peer:ask("dot", size) end, { unit = "us" })
+end
+peer:stop()
+assert(sink ~= nil)
+sharearray.free "elements"
+sharearray.free "index"
+assert(ffi.sizeof "float" == 4)

@@ -1,0 +1,52 @@
+--- Publishing memory that exists already.
+
+local ffi = require "ffi"
+local baseline = require "harness.baseline"
+local huge = require "harness.huge"
+local measure = require "harness.measure"
+local python = require "harness.python"
+local sharearray = require "sharearray"
+local array = require "sharearray.array"
+
+local MEGABYTES = measure.choose(1024, 256)
+local count = MEGABYTES * 2 ^ 18
+local WORK = ("publish existing memory, %d MiB"):format(MEGABYTES)
+
+local x = array.new("float32", { count })
+local data = x.data
+for i = 0, count - 1 do data[i] = i % 256 end
+
+local function publish(store)
+  return function()
+    local start = measure.now()
+    local view = assert(store:cache("publish", x))
+    local seconds = measure.now() - start
+    store:free "publish"
+    view:close()
+    return seconds
+  end
+end
+
+local path = measure.directory .. "/baseline"
+local peer = python.start()
+peer:ask("array", MEGABYTES)
+local competitors = {
+  { "ours", publish(sharearray.new()) },
+  { "C", function() return baseline.C.baseline_write(path, ffi.cast("void *", data), count * 4) end },
+  { "numpy", function() return peer:ask("save", path .. ".npy") end },
+}
+local mounted, unmount = huge.mount(MEGABYTES + 64 .. "m")
+if mounted then competitors[4] = { "huge", publish(sharearray.new { shm_path = mounted }) } end
+local samples = measure.rounds(measure.choose(9, 5), competitors)
+peer:stop()
+measure.row { work = WORK, against = "C: write(2) into a tmpfs file", ours = samples.ours, theirs = samples.C,
+  unit = "s", most = 1.05 }
+measure.row { work = WORK, against = "numpy.save there", ours = samples.ours, theirs = samples.numpy, unit = "s",
+  ahead = 1 }
+if mounted then
+  unmount()
+  measure.row { work = WORK .. ", on a tmpfs with huge=advise", against = "numpy.save on a plain one",
+    ours = samples.huge, theirs = samples.numpy, unit = "s", ahead = 4 }
+else
+  measure.skip(WORK .. ", on a tmpfs with huge=advise", unmount)
+end

@@ -1,0 +1,157 @@
+--- Processes that wait for a builder: from the publication to the last one's first element.
+
+local ffi = require "ffi"
+local machine = require "support.machine"
+local baseline = require "harness.baseline"
+local measure = require "harness.measure"
+local nginx = require "harness.nginx"
+local sharearray = require "sharearray"
+
+ffi.cdef "int usleep(unsigned microseconds);"
+
+local board_path = measure.directory .. "/board"
+
+local function sleep(seconds) ffi.C.usleep(seconds * 1e6) end
+
+-- Until all have said that they are about to wait, and then some, so that they do.
+local function until_waiting(board, count)
+  for slot = 1, count do
+    while board[slot] ~= -1 do sleep(0.001) end
+  end
+  sleep(0.1 + count / 1000)
+end
+
+-- Called in the moment of the publication; gives the time to the last view, when all have ended.
+local function last_of(board, count, start)
+  local last = 0
+  for slot = 1, count do last = math.max(last, board[slot]) end
+  os.remove(board_path)
+  return last - start
+end
+
+local function start(count, argv_of)
+  local list = {}
+  for slot = 1, count do list[slot] = argv_of(tostring(slot)) end
+  return baseline.start(list)
+end
+
+local idle = {} -- share of a core that the waiters take, by their number
+
+local function ours(count)
+  return function()
+    local board = baseline.board(board_path, count + 1)
+    local published, finish
+    local x = sharearray.array({ 0 }, "float32")
+    assert(sharearray.cache("wake", function()
+      local pids
+      pids, finish = start(count, function(slot)
+        return { machine.luajit, "bench/programs/waiter.lua", board_path, tostring(count + 1), slot, "wake" }
+      end)
+      until_waiting(board, count)
+      if count == 200 then
+        local before, at = baseline.cpu_time(pids), measure.now()
+        sleep(2)
+        idle[#idle + 1] = (baseline.cpu_time(pids) - before) / (measure.now() - at)
+      end
+      published = measure.now()
+      return x
+    end))
+    finish()
+    sharearray.free "wake"
+    return last_of(board, count, published)
+  end
+end
+
+local C_fcntl = [[
+struct bench_flock { short type, whence; long start, length; int pid; };
+int open(const char *path, int flags, ...);
+int close(int fd);
+int fcntl(int fd, int command, ...);
+]]
+pcall(ffi.cdef, C_fcntl)
+
+local function hold_lock(path)
+  local O_RDWR_CREAT_CLOEXEC, F_OFD_SETLK, F_WRLCK = 0x80042, 37, 1
+  local fd = ffi.C.open(path, O_RDWR_CREAT_CLOEXEC, ffi.cast("int", 384))
+  assert(fd >= 0 and ffi.C.fcntl(fd, F_OFD_SETLK, ffi.new("struct bench_flock", F_WRLCK)) == 0)
+  return function() ffi.C.close(fd) end
+end
+
+local function bare(kind, count)
+  local path = measure.directory .. "/bare"
+  return function()
+    local board = baseline.board(board_path, count + 1)
+    local unlock = kind == "lock" and hold_lock(path .. ".lock")
+    local _, finish = start(count, function(slot)
+      return { measure.build .. "/waiter", kind, board_path, tostring(count + 1), slot, path }
+    end)
+    until_waiting(board, count)
+    local file = assert(io.open(path .. ".new", "w"))
+    file:write(("\0"):rep(4096))
+    file:close()
+    local published = measure.now()
+    os.rename(path .. ".new", path)
+    if unlock then unlock() else baseline.C.baseline_wake(ffi.cast("uint32_t *", board)) end
+    finish()
+    os.remove(path)
+    os.remove(path .. ".lock")
+    return last_of(board, count, published)
+  end
+end
+
+local function python(count)
+  return function()
+    local process = machine.start { "/usr/bin/python3", "bench/python/waiters.py", tostring(count),
+      measure.directory .. "/python.npy" }
+    process:expect "waiting"
+    process:tell "publish"
+    local seconds = assert(tonumber((process:line(120))))
+    process:finish()
+    return seconds
+  end
+end
+
+local lock_used
+local function resty(count)
+  return function()
+    local process = nginx.start("wait.lua", count + 1, { BENCH_WAITERS = tostring(count) })
+    local seconds = assert(tonumber(nginx.line(process)))
+    lock_used = nginx.line(process)
+    nginx.stop(process)
+    return seconds
+  end
+end
+
+local no_nginx = nginx.missing()
+
+for _, count in ipairs { 2, 16, 64, 200 } do
+  measure.progress("%d processes", count)
+  local work = ("wake: %d processes, from link to last view"):format(count)
+  local samples = measure.rounds(measure.choose(count == 200 and 11 or 21, count == 200 and 3 or 5), {
+    { "ours", ours(count) }, { "futex", bare("futex", count) }, { "lock", bare("lock", count) },
+  })
+  for _, kind in ipairs { "futex", "lock" } do
+    measure.row { work = work, against = "C: blocked on a " .. kind .. ", then open, mmap", ours = samples.ours,
+      theirs = samples[kind], unit = "ms", most = 1.5 }
+  end
+  local curves = { { "sharearray", samples.ours }, { "C, futex", samples.futex } }
+  local rivals = { { "ours", ours(count) } }
+  if not no_nginx then rivals[#rivals + 1] = { "resty", resty(count) } end
+  if count == 200 or not measure.quick then rivals[#rivals + 1] = { "python", python(count) } end
+  local slow = measure.rounds(measure.choose(3, 1), rivals)
+  if slow.resty then
+    local note = lock_used == "resty.lock" and "" or " (its documented back-off)"
+    measure.row { work = work, against = "lua-resty-lock in nginx" .. note, ours = slow.ours, theirs = slow.resty,
+      unit = "ms", ahead = 1 }
+    curves[#curves + 1] = { "lua-resty-lock", slow.resty }
+  end
+  if slow.python then
+    measure.row { work = work, against = "Python: polls once a second", ours = slow.ours, theirs = slow.python,
+      unit = "ms", ahead = count == 200 and 40 or 1 }
+    curves[#curves + 1] = { "Python", slow.python }
+  end
+  for _, curve in ipairs(curves) do measure.point("wake", curve[1], count, measure.median(curve[2]) * 1e3) end
+end
+if no_nginx then measure.skip("wake: lua-resty-lock in nginx", no_nginx) end
+measure.fact { work = "wake: 200 processes while they wait", ours = measure.median(idle) * 100, unit = "% of a core",
+  most = 5 }
