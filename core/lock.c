@@ -84,6 +84,17 @@ bool sa_lock_is_named(const char *path, int fd) {
   return sys.fstat(fd, &mine) == 0 && sys.lstat(path, &named) == 0 && same_file(&mine, &named);
 }
 
+bool sa_lock_is_held(const sharearray_store *store, const char *id) {
+  struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+  struct sa_paths paths;
+  if (sa_names(store, id, &paths, NULL) != 0) return false;
+  int fd = sa_open(paths.lock, O_RDWR);
+  if (fd < 0) return false;
+  bool held = sys.lock(fd, F_OFD_GETLK, &range) == 0 && range.l_type != F_UNLCK;
+  sa_process_close(fd);
+  return held;
+}
+
 void sa_lock_release(const char *path, int fd) {
   if (sa_lock_is_named(path, fd)) sys.unlink(path);
   sa_process_close(fd);

@@ -95,3 +95,10 @@ void sharearray_unref(sharearray_map *public) {
   free(map->path);
   free(map);
 }
+
+void sharearray_release(void *holder, size_t size) {
+  sharearray_map *map;
+  memcpy(&map, holder, sizeof map);
+  memset(holder, 0, size);
+  sharearray_unref(map);
+}

@@ -196,7 +196,8 @@ SHAREARRAY_API int sharearray_valid_id(const char *prefix, const char *id, size_
 SHAREARRAY_API int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
                                      sharearray_map **map, sharearray_build **build, char *message);
 
-/* Sleeps until the id changes, ticket->recheck is over, `seconds` are over, or a signal came. */
+/* Sleeps until the id changes, its builder has died, `seconds` are over, or a signal came; of a builder of
+ * whom less is known, until ticket->recheck is over. */
 SHAREARRAY_API void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket,
                                     double seconds);
 
@@ -277,6 +278,9 @@ SHAREARRAY_API void sharearray_ref(sharearray_map *map);
 /* At the last reference the memory is unmapped. NULL is allowed. */
 SHAREARRAY_API void sharearray_unref(sharearray_map *map);
 
+/* The same for the map that a struct of `size` bytes has in its first member, after which the struct is all
+ * zeros. One call for a finalizer, which interpreted code is slow at. */
+SHAREARRAY_API void sharearray_release(void *holder, size_t size);
 /* Enters all pages into the process's page table now, instead of one fault at a time: what is going to be
  * read in full is read sooner. Advice: nothing happens where the kernel is older than 5.14. */
 SHAREARRAY_API void sharearray_prefault(const sharearray_map *map);

@@ -140,6 +140,7 @@ int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharear
 int sharearray_private(uint64_t bytes, sharearray_map **map, char *message);
 void sharearray_ref(sharearray_map *map);
 void sharearray_unref(sharearray_map *map);
+void sharearray_release(void *holder, size_t size);
 void sharearray_prefault(const sharearray_map *map);
 int sharearray_lend(sharearray_map *map, uint64_t offset, uint64_t size, sharearray_map **lent,
       void **bytes, char *message);

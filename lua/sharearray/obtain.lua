@@ -151,7 +151,10 @@ function M.obtain(self, id, source, flags)
     if step ~= C.SHAREARRAY_WAIT then return place_.failure(id, step, message) end
     if last then return wait.timed_out(settings, id, ticket) end
     round = round + 1
-    if round == 1 then wait.announce(settings, id, ticket) end
+    if round == 1 then
+      wait.announce(settings, id, ticket)
+      place_.prepare()
+    end
     local slept, why = wait.once(place, settings, id, ticket, seconds, round)
     if slept == false then return wait.cannot_wait(id, ticket, why) end
   end

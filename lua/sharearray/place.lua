@@ -267,6 +267,16 @@ function M.tidy()
   end
 end
 
+local prepared
+
+--- What a process does while it waits for an array anyway, so that it need not be done when all wake.
+function M.prepare()
+  if prepared then return end
+  prepared = {}
+  for i, name in ipairs { "float32", "float64", "int32", "uint8" } do prepared[i] = dtype.of(name) end
+  view.prepare(prepared)
+end
+
 --- `nil, message, code` for a negative return of the core's.
 function M.failure(id, code, text)
   return nil, ("sharearray: '%s': %s"):format(id, ffi.string(text)), ffi.string(C.sharearray_code(code))

@@ -53,14 +53,8 @@ end
 
 local function is_closed(self) return self.map == nil end
 
--- Also the finalizer: what another finalizer still reaches is then closed, not dangling. ffi.fill is
--- the one write that const does not stop.
-local function drop(self)
-  local map = self.map
-  if map == nil then return end
-  ffi.fill(self, ffi.sizeof(self))
-  C.sharearray_unref(cast(map_p, map))
-end
+-- Fills the view with zeros: what another finalizer still reaches is then closed, not dangling.
+local release = C.sharearray_release
 
 local CLOSED = "the view is closed"
 local READ_ONLY = "the array is read-only: "
@@ -185,12 +179,13 @@ local function make_class(dtype, ndim, contiguous, wide, inner)
   class.dtype, class.ndim, class.contiguous = dtype, ndim, contiguous
   hooks.property = make_property(class)
   classes[class] = true
+  local size = ffi.sizeof(class.ctype)
   ffi.metatype(class.ctype, {
     __call = class.get,
     __index = class.index,
     __newindex = class.newindex,
     __len = length,
-    __gc = drop,
+    __gc = function(self) release(self, size) end,
     __tostring = function(self) return format.tostring(self) end,
     __ipairs = function(self) return methods.iter(self) end,
     __pairs = function(self) return methods.iter(self) end,
@@ -480,7 +475,7 @@ function methods.close(self)
   local class = class_of(self)
   if not class then error("not an array; methods are called with a colon, as in v:close()", 2) end
   view.closings = view.closings + 1
-  drop(self)
+  release(self, ffi.sizeof(self))
 end
 
 local function fill(self, class, x)
@@ -528,6 +523,11 @@ end
 
 --- Whether `x` is a view or an array, closed ones included.
 function view.is(x) return class_of(x) ~= nil end
+
+--- Makes the classes that most arrays are of: for whoever has nothing to do but to wait for one.
+function view.prepare(dtypes)
+  for _, dtype in ipairs(dtypes) do class_for(dtype, 2, true, false) end
+end
 
 --- Whether elements of the view `x` may be set.
 function view.is_writable(x) return not is_closed(x) and x.sealed[0] == 0 end
