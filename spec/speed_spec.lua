@@ -1,0 +1,73 @@
+-- What of the speed cannot be noisy: system calls, recorded traces, instructions. `make bench` has the times.
+
+local machine = require "support.machine"
+local instructions = require "support.instructions"
+
+local HOT = " spec/support/hot.lua "
+local ENVIRONMENT = "LD_PRELOAD=build/spec/clock_preload.so setarch -R "
+local CALLGRIND = "valgrind --tool=callgrind --callgrind-out-file=/dev/null "
+
+local function there(command) return select(2, machine.shell("command -v " .. command)) end
+
+describe("a hot loop", function()
+  local directory, run
+
+  before_each(function()
+    directory = machine.directory()
+    run = "SHAREARRAY_SHM_PATH=" .. directory .. " "
+  end)
+
+  after_each(function() machine.remove(directory) end)
+
+  -- A busy machine may take the processor away for longer than the 10 ms between two looks at the file
+  -- system: so one span of many has to be free of calls.
+  it("of hits makes no system call", function()
+    if not there "strace" then return pending("strace is not installed") end
+    local said = machine.shell(run .. "strace -f " .. machine.luajit .. HOT .. "calls 1000")
+    local least
+    for span in said:gmatch "gettid%(%)[^\n]*\n(.-)gettid%(%)" do
+      local calls = select(2, span:gsub("[^\n]+\n", ""))
+      least = math.min(least or calls, calls)
+    end
+    assert.equal(0, least, said)
+  end)
+
+  it("compiles, without an abort", function()
+    local said, done = machine.shell(run .. machine.luajit .. HOT .. "traces 20000")
+    assert.is_true(done, said)
+    local loops = 0
+    for name, traces, aborts in said:gmatch "(%S+)\t(%d+)\t(%d+)" do
+      loops = loops + 1
+      assert.is_true(tonumber(traces) > 0, name .. " was not compiled")
+      assert.equal(0, tonumber(aborts), name .. " was aborted")
+    end
+    assert.equal(8, loops, said)
+  end)
+
+  -- Per pass: the difference of two runs, so that the start of the process does not count. The clock stands
+  -- still and addresses are the same each time, else LuaJIT would not always compile the same.
+  local function count(what, passes, flags)
+    local totals = {}
+    for i, n in ipairs { passes, 2 * passes } do
+      local said = machine.shell(run .. ENVIRONMENT .. CALLGRIND .. machine.luajit .. flags .. HOT .. what .. " " .. n)
+      totals[i] = assert(tonumber((said:match "Collected : (%d+)")), said)
+    end
+    return (totals[2] - totals[1]) / passes
+  end
+
+  -- An attach is interpreted at that: how much of it LuaJIT compiles, and when, is not always the same.
+  for what, measured in pairs { hit = { 1000000, "" }, attach = { 4000, " -joff" }, element = { 3000000, "" } } do
+    it("takes the instructions it took: " .. what, function()
+      if not there "valgrind" then return pending("valgrind is not installed") end
+      local stored = instructions.stored(machine.luajit)
+      if not stored and not instructions.renewing then
+        return pending("no figures for this build of LuaJIT; SHAREARRAY_RENEW=1 makes them")
+      end
+      local taken = count(what, unpack(measured))
+      if instructions.renewing then return instructions.renew(machine.luajit, what, taken) end
+      local expected = stored[what]
+      assert.is_true(math.abs(taken / expected - 1) <= 0.05, ("%s: %.1f instructions, stored are %.1f"):format(what,
+        taken, expected))
+    end)
+  end
+end)

@@ -1,0 +1,105 @@
+--- Hot loops for spec/speed_spec.lua, in a process of their own: `hot.lua WHAT COUNT` runs one of them.
+--
+--   hit       hits of 64 ids in rotation
+--   attach    attach and close
+--   element   sum through v(i)
+--   traces    all of them, and more; says `<loop> <traces> <aborts>` of what LuaJIT recorded
+--   calls     hits between two calls of gettid, for strace to look at
+
+local ffi = require "ffi"
+local sharearray = require "sharearray"
+
+local IDS = 64
+local names, sink = {}, nil
+local function never() error "it should be there" end
+
+for i = 0, IDS - 1 do
+  names[i] = "hot" .. i
+  assert(sharearray.cache(names[i], sharearray.array({ i, 1, 2 }, "float32")))
+end
+
+local loops = {}
+
+function loops.hit(n)
+  for i = 1, n do sink = sharearray.cache(names[i % IDS], never) end
+end
+
+function loops.get(n)
+  for i = 1, n do sink = sharearray.get(names[i % IDS]) end
+end
+
+local load = sharearray.decorator("hot0")(never)
+function loops.decorated(n)
+  for _ = 1, n do sink = load() end
+end
+
+function loops.attach(n)
+  for i = 1, n do sharearray.get(names[i % IDS]):close() end
+end
+
+local x = sharearray.array(("\0"):rep(4 * 4096), "float32")
+local matrix = x:reshape { 64, 64 }
+local index = sharearray.array({ 3, 1, 4, 1, 5, 9, 2, 6 }, "int32")
+
+function loops.element(n)
+  local sum = 0
+  for i = 0, n - 1 do sum = sum + x(i % 4096) end
+  sink = sum
+end
+
+function loops.elements_2d(n)
+  local sum = 0
+  for k = 0, n - 1 do sum = sum + matrix(k % 64, k % 64) end
+  sink = sum
+end
+
+function loops.gather(n)
+  local sum = 0
+  for i = 0, n - 1 do sum = sum + x(index(i % 8)) end
+  sink = sum
+end
+
+function loops.data(n)
+  local sum, data = 0, x.data
+  for i = 0, n - 1 do sum = sum + data[i % 4096] end
+  sink = sum
+end
+
+function loops.row(n)
+  local sum, row = 0, matrix[3]
+  for i = 0, n - 1 do sum = sum + row(i % 64) end
+  sink = sum
+end
+
+local function record(name, n)
+  local started, traces, aborts = nil, 0, 0
+  local function watch(what, _, func)
+    if what == "start" then started = func end
+    if started == loops[name] and what == "stop" then traces = traces + 1 end
+    if started == loops[name] and what == "abort" then aborts = aborts + 1 end
+  end
+  jit.attach(watch, "trace")
+  loops[name](n)
+  jit.attach(watch)
+  print(name, traces, aborts)
+end
+
+local what, count = arg[1], tonumber(arg[2])
+if what == "traces" then
+  for _, name in ipairs { "hit", "get", "decorated", "element", "elements_2d", "gather", "data", "row" } do
+    record(name, count)
+  end
+elseif what == "calls" then
+  ffi.cdef "int gettid(void);"
+  loops.hit(20000)
+  for _ = 1, 20 do
+    loops.hit(IDS) -- after which all are fresh
+    ffi.C.gettid()
+    loops.hit(count)
+    ffi.C.gettid()
+  end
+else
+  loops[what](count)
+end
+assert(sink ~= nil or what == "attach")
+for i = 0, IDS - 1 do sharearray.free(names[i]) end
