@@ -1,7 +1,8 @@
 /* A process that waits in bare C and then maps: waiter futex|lock BOARD COUNT SLOT PATH
  *
- * Slot 0 of the board is the word that futex waiters sleep on; lock waiters want a read lock on PATH.lock,
- * which the builder holds. Its own slot is -1 while it waits, then the time of its first element. */
+ * Slot 0 of the board has the word that futex waiters sleep on; lock waiters want a read lock on PATH.lock,
+ * which the builder holds. Its own slot is -1 while it waits, then the time of its first element. It stays
+ * until all have theirs, which the second word of slot 0 says: its end must not hold others up. */
 #define _GNU_SOURCE
 #include "../baseline/baseline.h"
 
@@ -46,5 +47,6 @@ int main(int argc, char **argv) {
   } else baseline_wait(word, seen);
   if (attach(argv[5]) != 0) return 1;
   board[slot] = baseline_now();
+  baseline_wait(word + 1, 0);
   return 0;
 }

@@ -19,6 +19,9 @@ lock = path + ".lock"
 descriptor = os.open(lock, os.O_CREAT | os.O_EXCL)
 
 
+home, send_home = os.pipe()
+
+
 def wait(slot):
     board[8 * slot : 8 * slot + 8] = struct.pack("d", -1)
     while True:
@@ -31,6 +34,7 @@ def wait(slot):
         board[8 * slot : 8 * slot + 8] = struct.pack("d", time.monotonic())
         os.close(mine)
         os.unlink(lock)
+        os.read(home, 1)  # until all have theirs: its end must not hold others up
         os._exit(0)
 
 
@@ -52,7 +56,11 @@ numpy.save(path, numpy.zeros(1024, "float32"))
 os.close(descriptor)
 os.unlink(lock)
 start = time.monotonic()
+while min(struct.unpack(f"{count}d", board[: 8 * count])) < 0:
+    time.sleep(0.01)
+seconds = last() - start
+os.write(send_home, bytes(count))
 for child in children:
     os.waitpid(child, 0)
-print(last() - start, flush=True)
+print(seconds, flush=True)
 os.unlink(path)

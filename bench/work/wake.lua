@@ -21,8 +21,13 @@ local function until_waiting(board, count)
   sleep(0.1 + count / 1000)
 end
 
--- Called in the moment of the publication; gives the time to the last view, when all have ended.
-local function last_of(board, count, start)
+-- The time from the publication to the last view, when all have theirs and are sent home.
+local function last_of(board, count, start, finish)
+  for slot = 1, count do
+    while board[slot] == -1 do sleep(0.001) end
+  end
+  baseline.C.baseline_wake(ffi.cast("uint32_t *", board) + 1)
+  finish()
   local last = 0
   for slot = 1, count do last = math.max(last, board[slot]) end
   os.remove(board_path)
@@ -56,9 +61,9 @@ local function ours(count)
       published = measure.now()
       return x
     end))
-    finish()
+    local seconds = last_of(board, count, published, finish)
     sharearray.free "wake"
-    return last_of(board, count, published)
+    return seconds
   end
 end
 
@@ -92,10 +97,10 @@ local function bare(kind, count)
     local published = measure.now()
     os.rename(path .. ".new", path)
     if unlock then unlock() else baseline.C.baseline_wake(ffi.cast("uint32_t *", board)) end
-    finish()
+    local seconds = last_of(board, count, published, finish)
     os.remove(path)
     os.remove(path .. ".lock")
-    return last_of(board, count, published)
+    return seconds
   end
 end
 
