@@ -306,6 +306,38 @@ static void dead_python_lock_beside_finished_data(void) {
   sharearray_remove(store, "p", NULL);
 }
 
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static void wait_lasts_as_long_as_the_builder(void) {
+  sharearray_build *build = NULL;
+  sharearray_map *map = NULL;
+  int ready[2];
+  CHECK(pipe(ready) == 0);
+  pid_t child = fork();
+  if (child == 0) {
+    if (attach("w", 0, NULL, &build) == SHAREARRAY_BUILD && write(ready[1], "", 1) == 1) pause();
+    _exit(1);
+  }
+  char byte;
+  CHECK(read(ready[0], &byte, 1) == 1);
+  CHECK(attach("w", 0, &map, &build) == SHAREARRAY_WAIT);
+  double start = now();
+  sharearray_wait(store, "w", &ticket, 0.5);
+  CHECK(now() - start >= 0.5);
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  sharearray_wait(store, "w", &ticket, 60);
+  CHECK(now() - start < 30);
+  CHECK(attach_patiently("w", 0, &map, &build) == SHAREARRAY_BUILD);
+  sharearray_build_delete(build);
+  close(ready[0]);
+  close(ready[1]);
+}
+
 /* Waits until the directory's last change lies behind the clock's tick. */
 static void let_it_settle(void) {
   for (int i = 0; i < 1000 && !sharearray_settled(store); i++) usleep(5000);
@@ -837,6 +869,7 @@ int main(void) {
   RUN(short_file_is_awaited_then_replaced);
   RUN(short_file_that_was_completed_wins);
   RUN(dead_python_lock_beside_finished_data);
+  RUN(wait_lasts_as_long_as_the_builder);
   RUN(directory_that_stands_still_is_settled);
   RUN(lock_that_comes_late_is_found);
   RUN(existing_file_wins_over_a_late_link);
