@@ -40,11 +40,12 @@ end
 -- the same one. A first round to warm up is not counted.
 -- @tparam number rounds
 -- @tparam table competitors list of {name, function that returns a number}
+-- @tparam[opt] boolean cold without the round to warm up: for what takes long
 -- @treturn table a list of numbers for each name
-function M.rounds(rounds, competitors)
+function M.rounds(rounds, competitors, cold)
   local samples = {}
   for _, competitor in ipairs(competitors) do samples[competitor[1]] = {} end
-  for round = 0, rounds do
+  for round = cold and 1 or 0, rounds do
     for k = 1, #competitors do
       local name, run = unpack(competitors[round % 2 == 0 and k or #competitors + 1 - k])
       local figure = run()

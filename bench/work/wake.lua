@@ -132,7 +132,7 @@ local no_nginx = nginx.missing()
 for _, count in ipairs { 2, 16, 64, 200 } do
   measure.progress("%d processes", count)
   local work = ("wake: %d processes, from link to last view"):format(count)
-  local samples = measure.rounds(measure.choose(count == 200 and 11 or 21, count == 200 and 3 or 5), {
+  local samples = measure.rounds(measure.choose(11, count == 200 and 3 or 5), {
     { "ours", ours(count) }, { "futex", bare("futex", count) }, { "lock", bare("lock", count) },
   })
   for _, kind in ipairs { "futex", "lock" } do
@@ -143,7 +143,7 @@ for _, count in ipairs { 2, 16, 64, 200 } do
   local rivals = { { "ours", ours(count) } }
   if not no_nginx then rivals[#rivals + 1] = { "resty", resty(count) } end
   if count == 200 or not measure.quick then rivals[#rivals + 1] = { "python", python(count) } end
-  local slow = measure.rounds(measure.choose(3, 1), rivals)
+  local slow = measure.rounds(measure.choose(3, 1), rivals, true)
   if slow.resty then
     local note = lock_used == "resty.lock" and "" or " (its documented back-off)"
     measure.row { work = work, against = "lua-resty-lock in nginx" .. note, ours = slow.ours, theirs = slow.resty,
