@@ -13,7 +13,7 @@ function M.mount(size)
   local said, done = machine.shell(("mkdir -p %s && mount -t tmpfs -o huge=advise,size=%s sharearray %s"):format(path,
     size, path))
   if not done then return nil, "no tmpfs with huge=advise can be mounted: " .. said:gsub("%s+$", "") end
-  return path, function() machine.shell("umount " .. path) end
+  return path, function() machine.shell("umount --lazy " .. path) end -- views may be left to the collector
 end
 
 return M

@@ -25,7 +25,7 @@ set ylabel "$Y"
 set logscale $LOG
 $RANGE
 set grid
-set key outside bottom center horizontal
+set key left top
 $DATA
 set terminal pngcairo size 800,500 font "sans,11"
 set output "$NAME.png"
