@@ -11,6 +11,8 @@ local PLOTS = {
   ["attach-ids"] = { title = "attach all of so many ids", x = "ids", y = "milliseconds", log = "xy" },
   ["attach-processes"] = { title = "attach, while so many processes have the array", x = "processes",
     y = "microseconds", log = "x", from_zero = true },
+  ["memory-size"] = { title = "private memory of a process that attached an array", x = "KiB", y = "MiB", log = "x",
+    from_zero = true },
   ["memory-ids"] = { title = "private memory for so many ids", x = "ids", y = "MiB", log = "xy" },
   ["memory-processes"] = { title = "memory of so many processes on one array of 1 MiB", x = "processes", y = "MiB",
     log = "xy" },

@@ -7,6 +7,14 @@ local sharearray = require "sharearray"
 
 local TIMES = 50
 
+-- A line of smaps_rollup, kilobytes.
+local function memory(pid, what)
+  local file = assert(io.open(("/proc/%s/smaps_rollup"):format(pid)))
+  local text = file:read "*a"
+  file:close()
+  return tonumber(text:match("\n" .. what .. ":%s+(%d+)"))
+end
+
 local function attach(id)
   for _ = 1, TIMES do sharearray.get(id):close() end
 end
@@ -24,19 +32,14 @@ local function sizes()
     for _ = 1, 51 do seconds = math.min(seconds, measure.seconds(attach, "size") / TIMES) end
     least, most = math.min(least or seconds, seconds), math.max(most or seconds, seconds)
     measure.point("attach-size", "attach, detach", bytes / 1024, seconds * 1e6)
+    local x = assert(sharearray.get "size")
+    measure.point("memory-size", "private memory of the process", bytes / 1024, memory("self", "Private_Dirty") / 1024)
+    x:close()
     sharearray.free "size"
   end
   if measure.quick then measure.skip("attach: 8 GiB", "make bench without QUICK does") end
   measure.fact { work = ("attach: slowest size over fastest, 1 KiB to %d GiB"):format(2 ^ (largest - 30)),
     ours = most / least, unit = "x", most = 3, reach = "flat: at most 3 x" }
-end
-
--- A line of smaps_rollup, kilobytes.
-local function memory(pid, what)
-  local file = assert(io.open(("/proc/%s/smaps_rollup"):format(pid)))
-  local text = file:read "*a"
-  file:close()
-  return tonumber(text:match("\n" .. what .. ":%s+(%d+)"))
 end
 
 local function ids()
