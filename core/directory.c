@@ -19,7 +19,7 @@ static bool settled(const sharearray_store *store, struct timespec *changed, uin
   char path[SA_PATH];
   struct stat st;
   struct timespec now;
-  if (store->disk) return false; /* some keep times in whole seconds */
+  if (store->disk) return false;                        /* some keep times in whole seconds */
   snprintf(path, sizeof path, "%s/.", store->shm_path); /* which may be a symbolic link */
   if (sys.lstat(path, &st) != 0 || st.st_dev != store->dev || st.st_ino != store->ino) return false;
   clock_gettime(CLOCK_REALTIME_COARSE, &now);

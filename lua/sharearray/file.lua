@@ -97,8 +97,9 @@ local function copy(import, drafts, fields)
   return result
 end
 
--- Ctrl-C works through a debug hook, which compiled code never looks at.
-jit.off(copy)
+-- Ctrl-C works through a debug hook, which compiled code never looks at. LuaJIT refuses where a
+-- finalizer is the first to use this module; no matter, it compiles nothing there either.
+pcall(jit.off, copy)
 
 --- A draft that holds what is in the file. Raises a refusal.
 -- @param source what `new` gave
