@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 static int io_error(const sharearray_draft *draft, const char *what, char *message) {
   if (errno == ENOSPC || errno == EDQUOT) return sa_no_space(draft->store, draft->bytes, message);
@@ -112,6 +113,18 @@ int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t 
     size -= piece;
   }
   if (draft->map) draft->bytes = draft->written;
+  return 0;
+}
+
+int sharearray_draft_version(sharearray_draft *draft, int64_t *version, char *message) {
+  const int64_t second = 1000000000;
+  struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}};
+  int code = check_child(draft, message);
+  if (code) return code;
+  times[1] = (struct timespec){.tv_sec = *version / second, .tv_nsec = *version % second};
+  if (*version == 0) clock_gettime(CLOCK_REALTIME, &times[1]);
+  if (sys.futimens(draft->file.fd, times) != 0) return io_error(draft, "date", message);
+  *version = times[1].tv_sec * second + times[1].tv_nsec;
   return 0;
 }
 

@@ -237,6 +237,8 @@ SHAREARRAY_API void sharearray_note_failure(sharearray_store *store, const char 
 /* Seconds since a rebuild of this id failed, -1 if none did, or if one of the few that share its counter
  * failed later. */
 SHAREARRAY_API double sharearray_failure_age(const sharearray_store *store, const char *id);
+/* The version of what stands under the id, see sharearray_draft_version(); 0 where nothing does. */
+SHAREARRAY_API int64_t sharearray_version(sharearray_store *store, const char *id);
 /* 1 for the first one who asks in this process since its fork, 0 for all others: for what several Lua
  * states of a process must not do twice. `what`: 0 to 3. */
 SHAREARRAY_API int sharearray_first(unsigned what);
@@ -262,6 +264,11 @@ SHAREARRAY_API int sharearray_draft_map(sharearray_draft *draft, sharearray_map 
 /* Appends `size` bytes with write(2), instead of reserving and mapping: twice as fast for memory that
  * exists already. ENOSPACE with the figures. */
 SHAREARRAY_API int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t size, char *message);
+/* For copies on several machines: dates the content of a draft that is complete, in nanoseconds since
+ * the epoch. The date is the file's time of modification, so that it comes and goes with the entry.
+ * *version 0: now, which is put there; more finely than the kernel dates files, so that no two builds
+ * are alike. EIO. */
+SHAREARRAY_API int sharearray_draft_version(sharearray_draft *draft, int64_t *version, char *message);
 SHAREARRAY_API void sharearray_draft_delete(sharearray_draft *draft);
 
 /* Gives the draft its name: READY sets *map (a mapped draft's own map, read-only from now on), and the

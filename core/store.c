@@ -231,3 +231,10 @@ int sharearray_current(sharearray_store *store, const char *id, const sharearray
   return sa_names(store, id, &paths, NULL) == 0 && sys.lstat(paths.entry, &st) == 0 && map->ino == st.st_ino &&
          map->dev == st.st_dev;
 }
+
+int64_t sharearray_version(sharearray_store *store, const char *id) {
+  struct sa_paths paths;
+  struct stat st;
+  if (sa_names(store, id, &paths, NULL) != 0 || sys.lstat(paths.entry, &st) != 0) return 0;
+  return (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+}

@@ -35,6 +35,7 @@ struct sa_sys sys = {
     .fallocate = posix_fallocate,
     .fchmod = fchmod,
     .fchown = fchown,
+    .futimens = futimens,
     .fsync = fsync,
     .ftruncate = ftruncate,
     .statfs = statfs,

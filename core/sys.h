@@ -25,6 +25,7 @@ struct sa_sys {
   int (*fallocate)(int fd, off_t offset, off_t length); /* posix_fallocate(): returns the errno */
   int (*fchmod)(int fd, mode_t mode);
   int (*fchown)(int fd, uid_t uid, gid_t gid);
+  int (*futimens)(int fd, const struct timespec times[2]);
   int (*fsync)(int fd);
   int (*ftruncate)(int fd, off_t length);
   int (*statfs)(const char *path, struct statfs *st);

@@ -125,6 +125,7 @@ int sharearray_current(sharearray_store *store, const char *id, const sharearray
 double sharearray_age(const sharearray_map *map);
 void sharearray_note_failure(sharearray_store *store, const char *id);
 double sharearray_failure_age(const sharearray_store *store, const char *id);
+int64_t sharearray_version(sharearray_store *store, const char *id);
 int sharearray_first(unsigned what);
 int sharearray_settled(sharearray_store *store);
 double sharearray_clock(void);
@@ -134,6 +135,7 @@ int sharearray_draft_new(sharearray_store *store, uint64_t bytes, sharearray_dra
 int sharearray_draft_reserve(sharearray_draft *draft, uint64_t step, char *message);
 int sharearray_draft_map(sharearray_draft *draft, sharearray_map **map, char *message);
 int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t size, char *message);
+int sharearray_draft_version(sharearray_draft *draft, int64_t *version, char *message);
 void sharearray_draft_delete(sharearray_draft *draft);
 int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharearray_map **map,
       char *message);

@@ -830,6 +830,27 @@ static void counter_page_comes_back(void) {
   sharearray_store_delete(other);
 }
 
+static void version_is_the_contents_date(void) {
+  CHECK(sharearray_version(store, "dated") == 0 && sharearray_version(store, "../x") == 0);
+  for (int in_place = 0; in_place < 2; in_place++) {
+    sharearray_build *build = NULL;
+    sharearray_map *map = NULL;
+    CHECK(attach("dated", SHAREARRAY_REFRESH, NULL, &build) == SHAREARRAY_BUILD);
+    sharearray_draft *draft = draft_of(6, in_place);
+    int64_t version = 1234567890987654321 + in_place, now = 0, later = 0;
+    CHECK(sharearray_draft_version(draft, &now, message) == 0 && sharearray_draft_version(draft, &later, message) == 0);
+    CHECK(now < later && (double)now / 1e9 > sa_wall_clock() - 60);
+    CHECK(sharearray_draft_version(draft, &version, message) == 0 && version == 1234567890987654321 + in_place);
+    CHECK(sharearray_publish(build, draft, &map, message) == SHAREARRAY_READY);
+    CHECK(sharearray_version(store, "dated") == version);
+    CHECK(sharearray_age(map) < 60); /* since it was published here */
+    sharearray_unref(map);
+    sharearray_draft_delete(draft);
+    sharearray_build_delete(build);
+  }
+  CHECK(sharearray_remove(store, "dated", message) == 1);
+}
+
 static void refuses_bad_arguments(void) {
   sharearray_store *none = NULL;
   sharearray_options options = {.shm_path = directory, .prefix = "a/b", .mode = -1, .owner = -1};
@@ -893,6 +914,7 @@ int main(void) {
   RUN(recursion_is_seen_through_another_path);
   RUN(fork_in_another_thread_inherits_no_lock);
   RUN(counter_page_comes_back);
+  RUN(version_is_the_contents_date);
   RUN(refuses_bad_arguments);
   sharearray_store_delete(store);
   /* Nothing may be left but the counter page: rmdir fails otherwise. */
