@@ -8,9 +8,12 @@ local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
 local events = require "sharearray.events"
 local file = require "sharearray.file"
+local lazy = require "sharearray.lazy"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
+
+local origin = lazy "sharearray.origin"
 
 local M = {}
 
@@ -71,6 +74,7 @@ local function make_alloc(self)
   return function(descr, shape, surplus)
     if surplus ~= nil then error("alloc: a shape is one list, as in alloc(\"float32\", {3, 4})", 2) end
     if self.over then error("alloc: the build it belonged to is over", 2) end
+    if self.session then self.session:alive() end
     if type(descr) == "table" and shape == nil then
       local ok, result = pcall(self.drafts.arrays, self.drafts, descr)
       if not ok then error(result, draft.is_refusal(result) and 0 or 2) end
@@ -88,7 +92,13 @@ end
 -- Runs the source: the value, or nil, error value, code.
 local function run(self, source)
   if type(source) ~= "function" then return source end
-  local ok, value, reason = pcall(source, make_alloc(self))
+  local alloc, session = make_alloc(self), self.session
+  local ok, value, reason
+  if session then
+    ok, value, reason = pcall(session.run, session, source, alloc)
+  else
+    ok, value, reason = pcall(source, alloc)
+  end
   if not ok then
     if draft.is_refusal(value) then return nil, value.message, value.code end
     return nil, value, "callback"
@@ -105,6 +115,7 @@ end
 local function publish(self, complete, deadline)
   local ticket = ffi.new("sharearray_ticket", { recheck = 20 })
   local round = 0
+  if self.session then self.session:date(complete) end
   while true do
     ticket.seen = C.sharearray_changes_of(self.place.handle, self.id)
     local step = C.sharearray_publish(self.build, complete, map_out, message)
@@ -122,6 +133,23 @@ local function publish(self, complete, deadline)
       local _, text, code = wait.cannot_wait(self.id, ticket, why)
       draft.raise(text, code)
     end
+  end
+end
+
+-- What another machine has built, published here; nil: there is nothing, and this process may build.
+local function fetch(self, source, deadline)
+  local session = self.session
+  while true do
+    local complete
+    if source == nil then complete = session:fetch() else complete = session:obtain() end
+    if not complete then return nil end
+    local ok, map = pcall(publish, self, complete, deadline)
+    if ok then
+      wait.say(self.settings, self.id, "taken from the origin")
+      return map
+    end
+    if not draft.is_refusal(map) or map.code ~= "corrupt" then error(map, 0) end
+    session:reject((map.message:gsub("^sharearray: '.-': ", "")))
   end
 end
 
@@ -143,13 +171,24 @@ end
 local function finish(self, map)
   self.over = true
   if not map and self.failed then self.failed() end
+  if self.session then self.session:release() end
   self.drafts:release()
   M.give_up(self.build)
 end
 
---- Runs `source` under the build's lock and publishes the result.
+-- What M.run returns, from what a pcall of something that raises refusals did.
+local function result(ok, map)
+  if ok then return map end
+  if draft.is_refusal(map) then return nil, map.message, map.code end
+  error(map, 0)
+end
+
+--- Runs `source` under the build's lock and publishes the result; or, where there is an origin, what that
+-- has already.
 -- @param handle what `own` gave; used up by this call
--- @tparam[opt] function failed called if nothing was published, before the lock goes
+-- @param source nil: only what the origin has will do
+-- @tparam[opt] function failed called if nothing was published, before the lock goes; there is an older
+--   version, so that nobody need wait for another machine
 -- @treturn[1] cdata the mapping, with a reference for the caller
 -- @return[2] nil, message or the source's own error value, code
 function M.run(place, settings, id, handle, source, deadline, failed)
@@ -158,16 +197,25 @@ function M.run(place, settings, id, handle, source, deadline, failed)
     build = handle,
     drafts = draft.new(place, settings, id), over = false, failed = failed,
   }
+  if settings.origin then
+    self.session = origin.session(self.drafts, deadline, not failed)
+    local ok, map = pcall(fetch, self, source, deadline)
+    if not ok or map or source == nil then
+      finish(self, ok and map)
+      if ok and not map then return nil, "the origin has nothing newer", "absent" end
+      return result(ok, map)
+    end
+  end
   local value, reason, code = run(self, source)
   if code then
     finish(self)
     return nil, reason, code
   end
   local ok, map = pcall(publish_value, self, value, deadline)
+  -- The lock is gone and this machine's waiters have it; the build is held on to for as long as the lease.
+  if ok and self.session then pcall(self.session.publish, self.session, map) end
   finish(self, ok and map)
-  if ok then return map end
-  if draft.is_refusal(map) then return nil, map.message, map.code end
-  error(map, 0)
+  return result(ok, map)
 end
 
 return M

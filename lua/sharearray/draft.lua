@@ -82,6 +82,16 @@ local function new_draft(self, bytes)
   return self:adopt(draft_out[0])
 end
 
+--- An empty file of so many bytes.
+function Drafts:empty(bytes) return new_draft(self, bytes) end
+
+--- Gives one draft back before the others.
+function Drafts:discard(draft)
+  for i, other in ipairs(self.list) do
+    if other == draft then delete_draft(ffi.gc(table.remove(self.list, i), nil)) end
+  end
+end
+
 -- A draft in memory, reserved in full: the draft, and its map with a reference for the caller.
 local function mapped_draft(self, bytes)
   local draft = new_draft(self, bytes)

@@ -15,6 +15,7 @@ local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
 
 local build = lazy "sharearray.build"
+local origin = lazy "sharearray.origin"
 
 local M = {}
 
@@ -52,8 +53,9 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
   local place, settings = self.place, self.settings
   local name = place.path .. id
   local attempt = ticket.builder.attempt
-  local said, problem = pcall(wait.say, settings, id, attempt > 1 and ("building, attempt %d"):format(attempt)
-    or "building")
+  local doing = source == nil and "taking the origin's newer version" or "building"
+  if attempt > 1 then doing = ("%s, attempt %d"):format(doing, attempt) end
+  local said, problem = pcall(wait.say, settings, id, doing)
   if not said then -- the user's log_func raised: nobody shall wait for this build
     build.give_up(handle)
     error(problem, 0)
@@ -177,41 +179,64 @@ end
 -- Rebuilds under the lock. Whoever comes next sees the failure before the lock goes.
 local function rebuild(self, id, source, handle, ticket, age)
   local place = self.place
-  local value, reason = run_build(self, id, handle, source, wait.deadline(self.settings), ticket, function()
+  local value, reason, code = run_build(self, id, handle, source, wait.deadline(self.settings), ticket, function()
     note_failure(place, id)
   end)
-  if value == nil then
+  if value == nil and code ~= "held" then
     wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on, next try in %g s"):format(
       tostring(reason), age, retry_pause(self.settings.max_age)))
   end
   return value
 end
 
---- `value`, or, if it is older than the store's `max_age`, a new one: exactly one process rebuilds it,
--- and all others, and all if that fails, go on with what is there.
--- @param source what to build from; nil: never build
--- @param value what is in the memo under the id
-function M.renewed(self, id, source, value)
-  local max_age, place = self.settings.max_age, self.place
-  if not max_age or source == nil then return value end
-  local age = place:age(id)
-  if age <= max_age then return value end
-  if failed_lately(place, id, max_age) then return value end
-  local ticket = new_ticket()
+-- The build of an id that has a version, `value`, which serves on meanwhile; or nil and what to return.
+local function lock(self, id, source, value, ticket, why)
+  local place = self.place
   -- No YIELDS: ERECURSIVE, where another coroutine builds it, is as good as WAIT.
   local step = C.sharearray_attach(place.handle, id, C.SHAREARRAY_REFRESH, ticket, map_out, build_out, message)
   if step < 0 and step ~= C.SHAREARRAY_ERECURSIVE then
     note_failure(place, id)
-    wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on"):format(ffi.string(message), age))
+    wait.warn(self.settings, id, ("not %s: %s; the one of %.0f s ago serves on"):format(why, ffi.string(message),
+      place:age(id)))
   end
-  if step ~= C.SHAREARRAY_BUILD then return value end
+  if step ~= C.SHAREARRAY_BUILD then return nil, value end
   local handle = build.own(build_out[0])
-  -- Somebody may have rebuilt it between the look at its age and the lock.
-  if not place:is_current(id) then
-    build.give_up(handle)
-    place:forget(id)
-    return M.obtain(self, id, source, 0)
-  end
+  -- Somebody may have renewed it between the look at it and the lock.
+  if place:is_current(id) then return handle end
+  build.give_up(handle)
+  place:forget(id)
+  return nil, M.obtain(self, id, source, 0)
+end
+
+-- `value`, or a newer one that the origin has: one process of the machine fetches it.
+local function taken(self, id, source, value)
+  local ticket = new_ticket()
+  local handle, other, text, code = lock(self, id, source, value, ticket, "replaced by the origin's")
+  if not handle then return other, text, code end
+  local newer = run_build(self, id, handle, nil, wait.deadline(self.settings), ticket)
+  if newer ~= nil then return newer end
+  origin.hold_back(self.place, self.settings, id)
+  return value
+end
+
+--- `value`, or, if it is older than the store's `max_age`, a new one: exactly one process rebuilds it,
+-- and all others, and all if that fails, go on with what is there. A newer one of the origin's comes first.
+-- @param source what to build from; nil: never build
+-- @param value what is in the memo under the id
+function M.renewed(self, id, source, value)
+  local settings, place = self.settings, self.place
+  if source == nil then return value end
+  if settings.max_age or settings.origin then place:watch_age(id) end
+  if settings.origin and origin.has_newer(place, settings, id) then return taken(self, id, source, value) end
+  local max_age = settings.max_age
+  if not max_age then return value end
+  local age = place:age(id)
+  if settings.origin then age = math.max(age, origin.age(place, id)) end
+  if age <= max_age then return value end
+  if failed_lately(place, id, max_age) then return value end
+  local ticket = new_ticket()
+  local handle, other, text, code = lock(self, id, source, value, ticket, "rebuilt")
+  if not handle then return other, text, code end
   local renewed = rebuild(self, id, source, handle, ticket, age)
   if renewed == nil then return value end
   return renewed

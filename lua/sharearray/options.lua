@@ -86,6 +86,16 @@ function checks.trust(value)
   return list
 end
 
+function checks.origin(value)
+  local complete = type(value) == "table"
+  for _, method in ipairs { "fetch", "publish", "lease", "remove" } do
+    complete = complete and is_callable(value[method])
+  end
+  if complete then return value end
+  return nil, "an origin: a table with the methods fetch, publish, lease and remove, such as "
+    .. 'require("sharearray.origin.redis").new{host = "127.0.0.1"}'
+end
+
 local function names()
   local list = {}
   for name in pairs(checks) do list[#list + 1] = name end

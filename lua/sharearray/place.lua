@@ -187,10 +187,11 @@ function Place:is_current(id)
   return entry ~= nil and is_current(self, id, entry)
 end
 
---- Seconds since what is in the memo was published; 0 for what is not there. From now on the id is one
--- whose age matters.
+--- From now on the id is one whose age is to be looked at, as often as the file system is.
+function Place:watch_age(id) self.aging[id] = true end
+
+--- Seconds since what is in the memo was published; 0 for what is not there.
 function Place:age(id)
-  self.aging[id] = true
   local entry = self.memo[id]
   local map = entry and view.map(entry.pin)
   return map and map ~= nil and C.sharearray_age(map) or 0

@@ -17,6 +17,7 @@ local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 local build = lazy "sharearray.build"
+local origin = lazy "sharearray.origin"
 
 local M = {}
 
@@ -178,8 +179,8 @@ end
 
 local LOOKS = 50
 
---- Removes the entry, and what a dead builder left. Views stay valid; a build that is under way goes
--- on and publishes.
+--- Removes the entry, and what a dead builder left; from the origin too. Views stay valid; a build that is
+-- under way goes on and publishes.
 -- @treturn[1] boolean whether there was something
 -- @return[2] nil, message, code
 function Store:free(id, opts)
@@ -195,6 +196,12 @@ function Store:free(id, opts)
     removed = removed or result % 2 == 1
     if result < C.SHAREARRAY_WAIT then break end
     look_again(self)
+  end
+  if self.settings.origin then
+    local there, reason
+    there, reason, code = origin.remove(place, self.settings, id)
+    if code then return nil, reason, code end
+    removed = removed or there
   end
   return removed
 end
