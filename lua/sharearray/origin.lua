@@ -155,8 +155,8 @@ function Session:fetch()
     return nil
   end
   self.fetched = version
-  if not to_version(version) then reason = "its version is no date"
-  elseif not crc then reason = tostring(reason)
+  if not crc then reason = tostring(reason)
+  elseif not to_version(version) then reason = "its version is no date"
   elseif not self.draft or self.written ~= self.bytes then reason = "it is shorter than it should be"
   elseif self.crc ~= crc then reason = ("its CRC-32 is %08x, not %08x"):format(self.crc, crc)
   else return self.draft
