@@ -387,6 +387,19 @@ describe("an origin", function()
     end)
   end
 
+  it("a publication that may succeed soon is tried again", function()
+    local publish, tries = origin.publish, 0
+    function origin.publish(...)
+      tries = tries + 1
+      if tries < 3 then return nil, "it is being restarted", true end
+      return publish(...)
+    end
+    assert(a:cache("x", number(1)))
+    assert.equal(3, tries)
+    assert.equal(1, assert(b:cache("x", error))(0))
+    assert.same({}, said)
+  end)
+
   it("what this machine has no room for is no_space", function()
     function origin.fetch(_, _, _, open) return open(2 ^ 50) end
     local _, text, code = a:cache("x", number(1))

@@ -19,7 +19,7 @@
 --         has the old one. `entry` has `version` (a string of digits), `bytes`, `crc` (CRC-32, a
 --         number), `kind` ("npy" or "npz"), `data` (`const char *`, valid during the call only), and
 --         `breathe()`, to be called every now and then. Refuses if others took the lease meanwhile.
---         Returns true; or nil, message.
+--         Returns true; or nil, message[, true where it may well succeed if tried again soon].
 --
 --     origin:lease(key)
 --         The right to build `key` in the whole cluster, which ends by itself some time after its
@@ -52,6 +52,7 @@ local M = {}
 
 local POLL, LISTENING, HOLD_BACK = 1, 30, 10 -- seconds
 local FIRST, LONGEST = 0.02, 0.25            -- seconds between two tries to get the lease
+local AGAIN = { 0.5, 1, 2 }                  -- seconds between tries to publish
 local PIECE = 4 * 2 ^ 20                     -- bytes to sum between two breaths
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
@@ -172,6 +173,14 @@ local function take_lease(self)
   end
 end
 
+-- Sleeps, on the id's counter for want of anything else. False and why where nobody can.
+local function pause(self, seconds)
+  local ticket = ffi.new("sharearray_ticket", {
+    seen = C.sharearray_changes_of(self.place.handle, self.id), recheck = seconds * 1000,
+  })
+  return wait.once(self.place, self.settings, self.id, ticket, seconds, 1)
+end
+
 local function wait_for_lease(self, round)
   local seconds = wait.remaining(self.deadline)
   if not self.patient then draft.raise("another machine is building it", "held") end
@@ -181,11 +190,8 @@ local function wait_for_lease(self, round)
   end
   if round == 1 then wait.say(self.settings, self.id, "another machine is building it; waiting") end
   -- Not all at once: a thousand machines may be waiting.
-  local pause = math.min(FIRST * 2 ^ round, LONGEST) * (0.75 + math.random() / 2)
-  local ticket = ffi.new("sharearray_ticket", {
-    seen = C.sharearray_changes_of(self.place.handle, self.id), recheck = pause * 1000,
-  })
-  local slept, why = wait.once(self.place, self.settings, self.id, ticket, math.min(seconds, pause), round)
+  local longest = math.min(FIRST * 2 ^ round, LONGEST) * (0.75 + math.random() / 2)
+  local slept, why = pause(self, math.min(seconds, longest))
   if slept == false then fail(self, "another machine is building it, and nobody can wait for it here", why) end
 end
 
@@ -274,7 +280,12 @@ function Session:publish(map)
       self:alive()
     end,
   }
-  local done, reason = ask(self.origin, "publish", self.key, entry, self.lease)
+  local done, reason, again
+  for round = 1, #AGAIN + 1 do
+    done, reason, again = ask(self.origin, "publish", self.key, entry, self.lease)
+    if done or not again or not AGAIN[round] or pause(self, AGAIN[round]) == false then break end
+    self:alive()
+  end
   if done then
     wait.say(self.settings, self.id, "given to the origin")
   else
@@ -348,9 +359,9 @@ end
 function M.remove(place, settings, id)
   local removed, reason = ask(settings.origin, "remove", place.prefix .. id)
   if removed ~= nil then return removed end
-  reason = ("sharearray: '%s': not removed from the origin: %s"):format(id, tostring(reason))
-  if settings.origin.required then return nil, reason, "origin" end
-  wait.warn(settings, id, "not removed from the origin: " .. reason)
+  reason = "not removed from the origin: " .. tostring(reason)
+  if settings.origin.required then return nil, ("sharearray: '%s': %s"):format(id, reason), "origin" end
+  wait.warn(settings, id, reason)
   return false
 end
 

@@ -190,6 +190,10 @@ local REFUSALS = {
   lost = "Redis lost a chunk while others were written",
 }
 
+-- Errors of Redis' own that pass, such as while it is being restarted, or fails over. What is none of its own is
+-- the connection's.
+local PASSING = { LOADING = true, CLUSTERDOWN = true, MASTERDOWN = true, TRYAGAIN = true, READONLY = true, BUSY = true }
+
 -- What a publication that broke off leaves would end by itself, but a full Redis wants the room now.
 local function clean_up(self, key, entry)
   pcall(self.connections.run, self.connections, key, function(command)
@@ -203,7 +207,9 @@ function Redis:publish(key, entry, lease)
   end)
   if ok and result == "ok" then return true end
   clean_up(self, key, entry)
-  return nil, ok and (REFUSALS[result] or tostring(result)) or tostring(result)
+  result = tostring(result)
+  if ok then return nil, REFUSALS[result] or result, result == "lost" end
+  return nil, result, not result:find "^%u+ " or PASSING[result:match "^%u+"]
 end
 
 -- Lease ---------------------------------------------------------------------------------------------------

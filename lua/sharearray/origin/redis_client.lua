@@ -75,8 +75,13 @@ local function connect(self, host, port)
   return over_cosocket(host, port, self.timeout)
 end
 
---- The socket under a client of redis-lua's, else nil.
-function M.socket_of(client) return type(client.network) == "table" and client.network.socket or nil end
+--- The socket under a client of redis-lua's or resty.redis', else nil. To listen on it and do other things too:
+-- both clients would wait for the next message.
+function M.socket_of(client)
+  if type(client) ~= "table" then return nil end
+  if type(client.network) == "table" then return client.network.socket end
+  return rawget(client, "_sock")
+end
 
 --- Closes a client, of whatever kind.
 function M.close(client)

@@ -7,8 +7,8 @@ local C = require("sharearray.cdefs").C
 
 local M = {}
 
-local RETRY = 5000   -- ms between two tries to subscribe
-local READ_MS = 1000 -- a reload waits for a timer's read: not longer than this
+local RETRY = 5000                  -- ms between two tries to subscribe
+local PING, SILENCE = 20, 60 * 1000 -- in nginx: seconds, and ms after which the other side counts as dead
 local ONCE = 3       -- of sharearray_first()
 
 local News = {}
@@ -36,25 +36,18 @@ end
 local function subscribe(self)
   local client = self.connections:open()
   local socket = client_.socket_of(client)
-  if socket then
-    assert(socket:send(("*2\r\n$9\r\nSUBSCRIBE\r\n$%d\r\n%s\r\n"):format(#self.channel, self.channel)))
-  elseif client.subscribe and client.read_reply then
-    assert(client:subscribe(self.channel))
-  else
+  if not socket then
     client_.close(client)
     error("this client cannot listen", 0)
   end
-  self.client, self.socket, self.all = client, socket, self.all + 1
+  self.client, self.socket = client, socket
+  assert(socket:send(("*2\r\n$9\r\nSUBSCRIBE\r\n$%d\r\n%s\r\n"):format(#self.channel, self.channel)))
+  self.all = self.all + 1
 end
 
--- One message from a socket: an array of bulk strings and numbers. nil: there was none in time.
+-- One message from a socket: an array of bulk strings and numbers.
 local function read_message(socket)
-  local line, problem, partial = socket:receive "*l"
-  if not line then
-    if problem == "timeout" and (partial or "") == "" then return nil end
-    error(problem, 0)
-  end
-  local items = {}
+  local line, items = assert(socket:receive "*l"), {}
   for i = 1, tonumber(line:match "^%*(%d+)") or 0 do
     local head = assert(socket:receive "*l")
     local size = tonumber(head:match "^%$(%d+)")
@@ -66,29 +59,33 @@ end
 -- In nginx ---------------------------------------------------------------------------------------------
 
 local function read_on(self)
-  while not ngx.worker.exiting() do
-    local items, problem
-    if self.socket then
-      items = read_message(self.socket)
-    else
-      items, problem = self.client:read_reply()
-      if not items and problem ~= "timeout" then error(problem, 0) end
+  pcall(function()
+    while true do
+      local items = read_message(self.socket)
+      note(self, items[1], items[3])
     end
-    if items then note(self, items[1], items[3]) end
-  end
+  end)
+  self.reading = false
 end
 
-local function set_timeout(self)
-  if self.socket then self.socket:settimeout(READ_MS) else self.client:set_timeout(READ_MS) end
+-- A read that waits for long would hold a reload up, and one that times out is logged as an error: so a light
+-- thread reads, this one looks after the worker and pings, and the answers are messages too.
+local function watch(self)
+  self.socket:settimeout(SILENCE)
+  self.reading = true
+  local reader = ngx.thread.spawn(read_on, self)
+  local seconds = 0
+  while self.reading and not ngx.worker.exiting() do
+    ngx.sleep(1)
+    seconds = seconds + 1
+    if seconds % PING == 0 then assert(self.socket:send "*1\r\n$4\r\nPING\r\n") end
+  end
+  if self.reading then ngx.thread.kill(reader) end
 end
 
 local function listen(premature, self)
   if premature then return end
-  local ok = pcall(subscribe, self)
-  if ok then
-    pcall(set_timeout, self)
-    pcall(read_on, self)
-  end
+  if pcall(subscribe, self) then pcall(watch, self) end
   lost(self)
   if not ngx.worker.exiting() then ngx.timer.at(RETRY / 1000, listen, self) end
 end
@@ -107,7 +104,7 @@ local function drain(self)
   local select = require("socket").select
   while select({ self.socket }, nil, 0)[1] do
     local items = read_message(self.socket)
-    if items then note(self, items[1], items[3]) end
+    note(self, items[1], items[3])
   end
 end
 
@@ -118,7 +115,7 @@ local function listen_between(self)
   end
   if not self.client then
     if C.sharearray_clock() < self.retry_at then return end
-    if not pcall(subscribe, self) or not self.socket then return lost(self) end
+    if not pcall(subscribe, self) then return lost(self) end
   end
   if not pcall(drain, self) then lost(self) end
 end
