@@ -35,7 +35,7 @@ here = LUAJIT='$(LUAJIT)' \
   LUA_PATH='$(lua_path);$(CURDIR)/spec/?.lua;$(CURDIR)/bench/?.lua;$(LUA_PATH);;$(debian)/?.lua;$(debian)/?/init.lua' \
   LUA_CPATH='$(lua_cpath);$(LUA_CPATH);;$(firstword $(wildcard /usr/lib/*/lua/5.1))/?.so'
 
-.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage tsan model bench install env clean
+.PHONY: all help test demo serve lint sanitize valgrind analyze fuzz torture soak coverage tsan model bench cluster install env clean
 .SUFFIXES:
 
 all: $(core) ## build the library (the default)
@@ -69,6 +69,12 @@ bench: ## measure it against what people use today; QUICK=1 takes two minutes, W
 	@$(here) .ci/setup bench
 	@$(MAKE) all $(BUILD)/bench/baseline.so $(BUILD)/bench/waiter
 	@$(here) BENCH_BUILD='$(CURDIR)/$(BUILD)/bench' BENCH_QUICK='$(QUICK)' .ci/bench $(WORK)
+
+cluster: ## three machines in small, with a Redis and with a Redis Cluster: one build in all
+	@$(here) .ci/setup cluster
+	@$(MAKE) all
+	@$(here) examples/cluster/run
+	@$(here) examples/cluster/run --cluster
 
 lint: ## luacheck, clang-format, and a build with gcc and with clang
 	@.ci/setup lint

@@ -168,6 +168,6 @@ describe("the set-up script", function()
   it("refuses an unknown task", function()
     local output, ok = sh [["$root"/.ci/setup everything]]
     assert.falsy(ok)
-    assert.truthy(output:find("usage: setup build|demo|serve|bench|test|lint|analyze|model", 1, true), output)
+    assert.truthy(output:find("usage: setup build|demo|serve|bench|cluster|test|lint|analyze|model", 1, true), output)
   end)
 end)
