@@ -189,7 +189,9 @@ describe("an origin", function()
     end
     assert.is_nil(origin.calls.fetch)
     news = 1
+    local start = machine.now()
     eventually(2, nil, b)
+    assert.is_true(machine.now() - start < 20) -- and not after the 30 s of those who listen
   end)
 
   it("free removes the entry from it too, and leaves other machines theirs", function()
