@@ -446,6 +446,35 @@ describe("sharearray.origin.redis", function()
     ]]):expect "status 0"
   end)
 
+  it("a child of a fork in the midst of a build leaves the lease to its parent", function()
+    server = redis.start()
+    local builder = worker(1, [[
+      ffi.cdef "int fork(void); void _exit(int); int waitpid(int, int *, int);"
+      local pid
+      local x, problem, code = store:cache("x", function()
+        pid = ffi.C.fork()
+        if pid ~= 0 then
+          ffi.C.waitpid(pid, nil, 0)
+          say "the child has ended"
+          hear()
+        end
+        return sharearray.array{1}
+      end)
+      if pid == 0 then
+        say("child", code)
+        ffi.C._exit(0)
+      end
+      say(x(0))
+    ]])
+    builder:expect "child unsupported"
+    builder:expect "the child has ended"
+    assert.equal("1", server:cli "exists 'sharearray:{sharearray_x}:lease'")
+    builder:tell()
+    builder:expect "1"
+    builder:finish()
+    assert.equal(1, assert(store(2):cache("x", error))(0))
+  end)
+
   it("checks its options", function()
     for options, problem in pairs {
       [{ hots = "x" }] = "unknown option 'hots' %(there are chunk, connect, ",

@@ -58,6 +58,8 @@ local PIECE = 4 * 2 ^ 20                     -- bytes to sum between two breaths
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local version_out = ffi.new("int64_t[1]")
 
+if not pcall(function() return ffi.C.getpid end) then ffi.cdef "int getpid(void);" end
+
 local function to_string(version) return version ~= 0 and tostring(version):match("%d+") or nil end
 
 local function to_version(text)
@@ -132,6 +134,7 @@ end
 
 local function make_open(self)
   return function(bytes)
+    if type(bytes) ~= "number" or bytes < 1 or bytes % 1 ~= 0 then error("open: a number of bytes is wanted", 0) end
     if self.draft then self.drafts:discard(self.draft) end
     self.draft = nil
     local ok, result = pcall(self.drafts.empty, self.drafts, bytes)
@@ -156,7 +159,7 @@ function Session:fetch()
     return nil
   end
   self.fetched = version
-  if not crc then reason = tostring(reason)
+  if type(crc) ~= "number" then reason = tostring(reason)
   elseif not to_version(version) then reason = "its version is no date"
   elseif not self.draft or self.written ~= self.bytes then reason = "it is shorter than it should be"
   elseif self.crc ~= crc then reason = ("its CRC-32 is %08x, not %08x"):format(self.crc, crc)
@@ -169,7 +172,7 @@ local function take_lease(self)
   local lease, reason = ask(self.origin, "lease", self.key)
   if not lease and reason then return fail(self, "the origin gives no lease", reason) end
   if lease then
-    self.lease, self.renew_at = lease, C.sharearray_clock() + lease.every * 1000
+    self.lease, self.renew_at, self.pid = lease, C.sharearray_clock() + lease.every * 1000, ffi.C.getpid()
   end
 end
 
@@ -215,9 +218,12 @@ function Session:obtain()
   end
 end
 
+-- A child of a fork has its parent's lease before its eyes, and not in its hand.
+local function held_lease(self) return self.lease and self.pid == ffi.C.getpid() and self.lease or nil end
+
 --- To be called as often as one likes while the source runs: renews the lease.
 function Session:alive()
-  local lease = self.lease
+  local lease = held_lease(self)
   if not lease or self.renewing or C.sharearray_clock() < self.renew_at then return end
   self.renewing, self.renew_at = true, C.sharearray_clock() + lease.every * 1000
   local renewed, reason = ask(lease, "renew")
@@ -271,7 +277,7 @@ end
 --- Gives what was built to the origin. It is published on this machine already, whatever comes of it.
 function Session:publish(map)
   -- Without the lease nothing is published; nor is what another builder of this machine published first.
-  if not self.lease or to_string(C.sharearray_version(self.place.handle, self.id)) ~= self.version then return end
+  if not held_lease(self) or to_string(C.sharearray_version(self.place.handle, self.id)) ~= self.version then return end
   local entry = {
     version = self.version, bytes = tonumber(map.length), crc = sum(self, map),
     kind = map.array.kind == 0 and "npz" or "npy", data = ffi.cast("const char *", map.base),
@@ -295,7 +301,7 @@ end
 
 --- Gives the lease back.
 function Session:release()
-  local lease = self.lease
+  local lease = held_lease(self)
   self.running, self.lease = false, nil
   if lease then ask(lease, "release") end
 end
