@@ -141,13 +141,14 @@ uint32_t sharearray_changes_of(const sharearray_store *store, const char *id) {
 void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
   double bound = ticket->recheck / 1e3;
   const uint32_t *counter = (const uint32_t *)&store->page->slots[slot_of(id)].counter;
-  for (; seconds > 0; seconds -= bound) {
+  while (seconds > 0) {
     if (seconds < bound) bound = seconds;
     struct timespec timeout = {.tv_sec = (time_t)bound, .tv_nsec = (long)((bound - (double)(time_t)bound) * 1e9)};
     /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
     if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) return;
     /* All that the full look could find is that our builder has died; hundreds may be waiting. */
     if (!store->page_ino || ticket->recheck != SA_RECHECK || !sa_lock_is_held(store, id)) return;
+    seconds -= bound;
   }
 }
 
