@@ -27,6 +27,7 @@ enum { SHORT = -1, ERRORS = 12 };
   CALL(fchmod, EPERM, EIO, EROFS)                                                                                      \
   CALL(fchown, EPERM, EIO, EDQUOT)                                                                                     \
   CALL(fsync, EIO, ENOSPC, EDQUOT, EINTR)                                                                              \
+  CALL(futimens, EPERM, EACCES, EIO, EROFS)                                                                            \
   CALL(statfs, EIO, ENOMEM, EACCES, EINTR)                                                                             \
   CALL(linkat, ENOSPC, EDQUOT, EACCES, EPERM, EIO, ENOMEM, EROFS, ENOENT, EEXIST, EMLINK)                              \
   CALL(rename, ENOSPC, EDQUOT, EACCES, EPERM, EIO, ENOMEM, EROFS)                                                      \
@@ -106,6 +107,7 @@ WRAP(int, lstat, (const char *path, struct stat *st), path, st)
 WRAP(int, fchmod, (int fd, mode_t mode), fd, mode)
 WRAP(int, fchown, (int fd, uid_t uid, gid_t gid), fd, uid, gid)
 WRAP(int, fsync, (int fd), fd)
+WRAP(int, futimens, (int fd, const struct timespec times[2]), fd, times)
 WRAP(int, statfs, (const char *path, struct statfs *st), path, st)
 WRAP(int, linkat, (int from, const char *old, int to, const char *name, int flags), from, old, to, name, flags)
 WRAP(int, rename, (const char *from, const char *to), from, to)

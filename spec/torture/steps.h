@@ -110,7 +110,8 @@ static int write_in_pieces(sharearray_draft *draft, uint64_t size) {
   int code = 0;
   for (uint64_t at = 0; code == 0 && at < size; at += 5000)
     code = sharearray_draft_write(draft, content + at, size - at < 5000 ? size - at : 5000, message);
-  return code;
+  int64_t version = 0;
+  return code ? code : sharearray_draft_version(draft, &version, message);
 }
 
 static int write_bundle(sharearray_draft *draft, uint64_t size, sharearray_member *members, uint64_t total) {
