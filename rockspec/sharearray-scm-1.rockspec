@@ -84,6 +84,7 @@ build = {
     ["sharearray.place"] = "lua/sharearray/place.lua",
     ["sharearray.reduce"] = "lua/sharearray/reduce.lua",
     ["sharearray.resty"] = "lua/sharearray/resty.lua",
+    ["sharearray.shape"] = "lua/sharearray/shape.lua",
     ["sharearray.store"] = "lua/sharearray/store.lua",
     ["sharearray.struct"] = "lua/sharearray/struct.lua",
     ["sharearray.text"] = "lua/sharearray/text.lua",

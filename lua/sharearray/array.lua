@@ -6,6 +6,7 @@ local convert = require "sharearray.convert"
 local copy = require "sharearray.copy"
 local dtypes = require "sharearray.dtype"
 local ffi = require "ffi"
+local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -294,7 +295,7 @@ function array.new(dtype, shape)
   local of, message = dtypes.of(dtype)
   if not of then error("array: " .. message, 2) end
   local checked
-  checked, message = view.check_shape(shape)
+  checked, message = shapes.check(shape)
   if not checked then error("array: " .. message, 2) end
   local result
   result, message = allocate(of, checked)

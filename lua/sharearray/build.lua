@@ -9,6 +9,7 @@ local dtype = require "sharearray.dtype"
 local events = require "sharearray.events"
 local file = require "sharearray.file"
 local lazy = require "sharearray.lazy"
+local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -83,7 +84,7 @@ local function make_alloc(self)
     local type_, problem = dtype.of(descr)
     if not type_ then error("alloc: " .. problem, 2) end
     local checked
-    checked, problem = view.check_shape(shape)
+    checked, problem = shapes.check(shape)
     if not checked then error("alloc: " .. problem, 2) end
     return self.drafts:array(type_, checked)
   end

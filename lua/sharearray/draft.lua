@@ -11,6 +11,7 @@ local bundle = require "sharearray.bundle"
 local copy = require "sharearray.copy"
 local dtype = require "sharearray.dtype"
 local place_ = require "sharearray.place"
+local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -248,7 +249,7 @@ end
 local function check_leaf(spec, path)
   local type_, problem = dtype.of(spec[1])
   local shape
-  if type_ then shape, problem = view.check_shape(spec[2]) end
+  if type_ then shape, problem = shapes.check(spec[2]) end
   if not shape then error(("alloc: '%s': %s"):format(path, problem), 0) end
   return type_, shape
 end

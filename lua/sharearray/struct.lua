@@ -11,6 +11,7 @@ local descr = require "sharearray.descr"
 local element = require "sharearray.element"
 local ffi = require "ffi"
 local format = require "sharearray.format"
+local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -44,7 +45,7 @@ local function field_of(entry, of)
   if not quoted or title and not quoted_title then return nil, "the name of a field is not UTF-8" end
   local dtype, message = of(entry[2])
   if not dtype then return nil, ("field %s: %s"):format(quoted, message) end
-  local shape, size = view.check_shape(entry[3] or {})
+  local shape, size = shapes.check(entry[3] or {})
   if not shape then return nil, ("field %s: %s"):format(quoted, size) end
   if name == "" and (dtype.kind ~= "V" or dtype.reader.fields) then return nil, "a field has no name" end
   if title then quoted = ("(%s, %s)"):format(quoted_title, quoted) end

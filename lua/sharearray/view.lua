@@ -12,6 +12,7 @@
 local element = require "sharearray.element"
 local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
+local shapes = require "sharearray.shape"
 local C = require("sharearray.cdefs").C
 
 local array = lazy "sharearray.array"
@@ -20,6 +21,7 @@ local format = lazy "sharearray.format"
 local reduce = lazy "sharearray.reduce"
 
 local type, floor, cast = type, math.floor, ffi.cast
+local is_integer, c_strides, is_c_order = shapes.is_integer, shapes.c_strides, shapes.is_c_order
 
 local view = {}
 
@@ -59,42 +61,6 @@ local release = C.sharearray_release
 local CLOSED = "the view is closed"
 local READ_ONLY = "the array is read-only: "
 
--- Shapes and strides ---------------------------------------------------------------------------------
-
-local function is_integer(x)
-  return type(x) == "number" and floor(x) == x and x - x == 0
-end
-
-local function product(shape)
-  local size = 1
-  for _, n in ipairs(shape) do size = size * n end
-  return size
-end
-
-local function tuple(shape)
-  return "(" .. table.concat(shape, ", ") .. (#shape == 1 and ",)" or ")")
-end
-
--- Strides are in bytes, throughout.
-local function c_strides(shape, itemsize)
-  local strides, stride = {}, itemsize
-  for axis = #shape, 1, -1 do
-    strides[axis] = stride
-    stride = stride * shape[axis]
-  end
-  return strides
-end
-
--- An axis of size 1 is never stepped along, and nothing is stepped along without elements.
-local function is_c_order(shape, strides, itemsize)
-  if product(shape) == 0 then return true end
-  local expected = c_strides(shape, itemsize)
-  for axis, n in ipairs(shape) do
-    if n > 1 and strides[axis] ~= expected[axis] then return false end
-  end
-  return true
-end
-
 local function shape_of(self, class)
   local shape = {}
   for axis = 1, class.ndim do shape[axis] = self[N[axis]] end
@@ -110,39 +76,6 @@ end
 
 local function is_contiguous(self, class)
   return class.contiguous or is_c_order(shape_of(self, class), strides_of(self, class), class.dtype.itemsize)
-end
-
---- Checks a shape: a list of sizes, or one size.
--- @tparam[opt] number size that it has to have; one -1 is then worked out
--- @treturn[1] table a copy of the shape
--- @treturn[1] number its size
--- @return[2] nil, message
-function view.check_shape(shape, size)
-  if type(shape) == "number" then shape = { shape } end
-  if type(shape) ~= "table" then return nil, "a shape is a list of sizes such as {60000, 784}, got " .. type(shape) end
-  if #shape > MAXDIMS then return nil, ("%d dimensions; at most %d are possible"):format(#shape, MAXDIMS) end
-  local result, unknown, extent = {}, nil, 1
-  for axis = 1, #shape do
-    local n = shape[axis]
-    if size and n == -1 and not unknown then
-      unknown, n = axis, 1
-    elseif not is_integer(n) or n < 0 then
-      return nil, ("the size of axis %d must be an integer of 0 or more, got %s"):format(axis - 1, tostring(n))
-    end
-    result[axis], extent = n, extent * math.max(n, 1)
-  end
-  if extent > 2 ^ 52 then return nil, "the shape " .. tuple(result) .. " is too large" end
-  local known = product(result)
-  if unknown and known > 0 then
-    result[unknown] = floor(size / known)
-    known = known * result[unknown]
-  elseif unknown then
-    known = nil -- beside a 0, -1 could be anything
-  end
-  if size and known ~= size then
-    return nil, ("cannot reshape an array of size %d into shape %s"):format(size, tuple(shape))
-  end
-  return result, known
 end
 
 -- Classes --------------------------------------------------------------------------------------------
@@ -357,7 +290,7 @@ end
 -- @tparam table shape list of sizes; one may be -1, and is worked out
 function methods.reshape(self, shape)
   local class = open(self)
-  local wanted, message = view.check_shape(shape, self.count)
+  local wanted, message = shapes.check(shape, self.count)
   if not wanted then error(message, 2) end
   if not is_contiguous(self, class) then
     error("reshape: the array is not in C order; copy it first: sharearray.array(v):reshape(...)", 2)
