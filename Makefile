@@ -92,7 +92,7 @@ sanitized = BUILD=$(BUILD)/sanitize \
   CFLAGS='-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -Wno-error'
 # LuaJIT itself is not instrumented, so its own memory is never called leaked; what was freed is not kept
 # long, since some specs measure memory.
-asan = env LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+asan = env LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) \
   ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:abort_on_error=1:quarantine_size_mb=1
 
 valgrind: ## run the specs, and the processes they start, under valgrind; QUICK=1 takes a few of them
