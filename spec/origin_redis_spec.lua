@@ -388,11 +388,11 @@ describe("sharearray.origin.redis", function()
     assert.equal(1, assert(store(1):cache("x", function()
       server:crash()
       server:launch()
-      server:cli "set 'sharearray:{sharearray_x}:fence' 7"
+      assert.equal(2, assert(store(2):cache("x", number(2)))(0))
       return sharearray.array { 1 }
     end))(0))
     assert_said "not given to the origin: this machine was taken for dead"
-    assert.equal(2, assert(store(2):cache("x", number(2)))(0))
+    assert.equal(2, assert(store(3):cache("x", error))(0))
   end)
 
   it("a client that raises, from each of its commands on: the machine builds for itself", function()
@@ -418,6 +418,21 @@ describe("sharearray.origin.redis", function()
     assert_said "the client raises at get"
     assert_said "the client raises at eval"
     assert_said "the client raises at set"
+  end)
+
+  it("keys of others under the names of an entry's: each machine builds for itself at once", function()
+    server = redis.start()
+    server:cli "set 'sharearray:{sharearray_x}:fence' abc"
+    assert.equal(1, assert(store(1):cache("x", number(1)))(0))
+    assert.equal(1, assert(store(2):cache("x", error))(0))
+    for i, name in ipairs { "{sharearray_a}", "{sharearray_b}:lease", "{sharearray_c}:fence" } do
+      server:cli(("rpush 'sharearray:%s' 1"):format(name))
+      local id = name:match "_(%l)"
+      local start = machine.now()
+      assert.equal(i, assert(store(1):cache(id, number(i)))(0))
+      assert(store(2):cache(id, number(i)))
+      assert.is_true(machine.now() - start < 20) -- nobody waits for a lease that nobody has
+    end
   end)
 
   it("a connection that died in the meantime is made again", function()

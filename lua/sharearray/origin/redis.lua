@@ -8,13 +8,13 @@
 --     sharearray:{<key>}                 "<version> <bytes> <crc> <chunk bytes>": what is current
 --     sharearray:{<key>}:<version>:<i>   chunk i of that version
 --     sharearray:{<key>}:lease           the token of who builds; ends by itself
---     sharearray:{<key>}:fence           how many leases there were
+--     sharearray:{<key>}:fence           the token of who got the last lease; it outlives the lease
 --
 -- A version is complete before the first key names it, and the old one's chunks stay a while for those who
 -- are reading them. Chunks that nobody came to name end by themselves.
 --
--- The fence: each lease has its number. Whoever publishes shows it, and is refused if there was another
--- lease since: a holder that was taken for dead, and was not, does no harm.
+-- The fence: whoever publishes shows his token, and is refused if another one got the lease since: a holder that
+-- was taken for dead, and was not, does no harm. A number would begin anew with a Redis that is restarted empty.
 -- @module sharearray.origin.redis
 
 local ffi = require "ffi"
@@ -30,22 +30,21 @@ local FENCE_MS = 7 * 86400 * 1000
 local ORPHAN_MS = 600 * 1000 -- and as much as a slow upload takes:
 local SLOWEST = MIB / 1000   -- bytes in a ms
 
--- KEYS lease, fence; ARGV token, ms. The number of the lease, 0: somebody else has it. Asked again with the
--- same token, after a reply that was lost, it is granted again.
+-- KEYS lease, fence; ARGV token, ms, ms of the fence. 0: somebody else has it. Asked again with the same token,
+-- after a reply that was lost, it is granted again.
 local ACQUIRE = [[
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and redis.call('GET', KEYS[1]) ~= ARGV[1] then
-  return 0
-end
-local number = redis.call('INCR', KEYS[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return number]]
-
--- KEYS lease, fence; ARGV token, ms, number. One that ended, and that nobody took since, is taken back.
-local RENEW = [[
 local token = redis.call('GET', KEYS[1])
 if token and token ~= ARGV[1] then return 0 end
-local number = redis.call('GET', KEYS[2])
-if number and number ~= ARGV[3] then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1]]
+
+-- KEYS lease, fence; ARGV token, ms. One that ended, and that nobody took since, is taken back.
+local RENEW = [[
+for _, key in ipairs(KEYS) do
+  local token = redis.call('GET', key)
+  if token and token ~= ARGV[1] then return 0 end
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1]]
 
@@ -65,12 +64,12 @@ local function expire_chunks(manifest, text, ms)
 end
 ]]
 
--- KEYS manifest, fence; ARGV number, manifest's text, first part of the chunks' names, their count, ms to live
+-- KEYS manifest, fence; ARGV token, manifest's text, first part of the chunks' names, their count, ms to live
 -- (0: for ever), ms that the old chunks live on, channel, announcement, ms of the fence. A fence that is
 -- gone (Redis was restarted empty) has let nobody by.
 local COMMIT = EXPIRE_CHUNKS .. [[
-local number = redis.call('GET', KEYS[2])
-if number and number ~= ARGV[1] then return 'fenced' end
+local token = redis.call('GET', KEYS[2])
+if token and token ~= ARGV[1] then return 'fenced' end
 local live = tonumber(ARGV[5])
 for i = 0, ARGV[4] - 1 do
   local chunk = ARGV[3] .. i
@@ -80,7 +79,7 @@ end
 local old = redis.call('GET', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[2])
 if live > 0 then redis.call('PEXPIRE', KEYS[1], live) end
-if not number then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[9]) end
+if not token then redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[9]) end
 if old and old ~= ARGV[2] then expire_chunks(KEYS[1], old, ARGV[6]) end
 redis.call('PUBLISH', ARGV[7], ARGV[8])
 return 'ok']]
@@ -180,7 +179,7 @@ local function publish(self, command, key, entry, lease)
   local manifest = manifest_of(key)
   local text = ("%s %.0f %.0f %.0f"):format(entry.version, entry.bytes, entry.crc, self.chunk)
   local live = self.expire and ms(self.expire) or 0
-  return command("eval", COMMIT, 2, manifest, manifest .. ":fence", lease.number, text,
+  return command("eval", COMMIT, 2, manifest, manifest .. ":fence", lease.token, text,
     ("%s:%s:"):format(manifest, entry.version), count, live, ms(self.grace), self.channel,
     key .. " " .. entry.version, FENCE_MS)
 end
@@ -217,10 +216,10 @@ end
 local Lease = {}
 Lease.__index = Lease
 
-local function renew(origin, key, token, number)
+local function renew(origin, key, token)
   local manifest = manifest_of(key)
   return origin.connections:run(key, function(command)
-    return command("eval", RENEW, 2, manifest .. ":lease", manifest .. ":fence", token, ms(origin.period), number)
+    return command("eval", RENEW, 2, manifest .. ":lease", manifest .. ":fence", token, ms(origin.period))
   end) == 1
 end
 
@@ -231,7 +230,7 @@ local function release(origin, key, token)
 end
 
 function Lease:renew()
-  if renew(self.origin, self.key, self.token, self.number) then return true end
+  if renew(self.origin, self.key, self.token) then return true end
   return nil, "another machine has it"
 end
 
@@ -244,7 +243,7 @@ end
 -- request was aborted goes with the coroutine that held it, and is given back here.
 local function renew_by_timer(origin, lease)
   local holder = setmetatable({ lease }, { __mode = "v" })
-  local key, token, number, every = lease.key, lease.token, lease.number, lease.every
+  local key, token, every = lease.key, lease.token, lease.every
   local function tick(premature)
     local held = holder[1]
     if held and held.over then return end
@@ -252,7 +251,7 @@ local function renew_by_timer(origin, lease)
       pcall(release, origin, key, token)
       return
     end
-    pcall(renew, origin, key, token, number)
+    pcall(renew, origin, key, token)
     ngx.timer.at(every, tick)
   end
   pcall(ngx.timer.at, every, tick)
@@ -260,12 +259,11 @@ end
 
 function Redis:lease(key)
   local manifest, token = manifest_of(key), common.token()
-  local number = self.connections:run(key, function(command)
+  local granted = self.connections:run(key, function(command)
     return command("eval", ACQUIRE, 2, manifest .. ":lease", manifest .. ":fence", token, ms(self.period), FENCE_MS)
   end)
-  if number == 0 then return nil end
-  local lease = setmetatable({ origin = self, key = key, token = token, number = number, every = self.period / 3 },
-    Lease)
+  if granted == 0 then return nil end
+  local lease = setmetatable({ origin = self, key = key, token = token, every = self.period / 3 }, Lease)
   if ngx and ngx.timer and ngx.get_phase() ~= "init" then renew_by_timer(self, lease) end
   return lease
 end
