@@ -397,7 +397,7 @@ describe("sharearray.origin.redis", function()
 
   it("a client that raises, from each of its commands on: the machine builds for itself", function()
     server = redis.start()
-    for at = 1, 7 do
+    for at = 1, 8 do
       local calls = 0
       local function connect()
         local client = require("redis").connect("127.0.0.1", server.port)
@@ -417,7 +417,7 @@ describe("sharearray.origin.redis", function()
     end
     assert_said "the client raises at get"
     assert_said "the client raises at eval"
-    assert_said "the client raises at set"
+    assert_said "not given to the origin: the client raises at get"
   end)
 
   it("keys of others under the names of an entry's: each machine builds for itself at once", function()
@@ -433,6 +433,25 @@ describe("sharearray.origin.redis", function()
       assert(store(2):cache(id, number(i)))
       assert.is_true(machine.now() - start < 20) -- nobody waits for a lease that nobody has
     end
+  end)
+
+  it("a publication whose last reply is lost is one", function()
+    server = redis.start()
+    local function connect()
+      local client = require("redis").connect("127.0.0.1", server.port)
+      return setmetatable({}, { __index = function(_, name)
+        return function(_, ...)
+          local reply = client[name](client, ...)
+          if name == "eval" and (...):find "PUBLISH" then error("the reply is lost", 0) end
+          return reply
+        end
+      end })
+    end
+    local a = sharearray.new { shm_path = machines[1], origin = redis_origin.new { connect = connect },
+      log_func = function(line) said[#said + 1] = line end }
+    assert(a:cache("x", number(1)))
+    assert.equal(1, assert(store(2):cache("x", error))(0))
+    assert.same({}, said)
   end)
 
   it("a connection that died in the meantime is made again", function()

@@ -173,7 +173,14 @@ local function upload(self, command, key, entry, i)
   end
 end
 
+-- After a reply that was lost it may be current already: then its chunks are not to be touched any more.
+local function is_current(command, key, entry)
+  local text = command("get", manifest_of(key))
+  return text and parse(text) == entry.version
+end
+
 local function publish(self, command, key, entry, lease)
+  if is_current(command, key, entry) then return "ok" end
   local count = math.ceil(entry.bytes / self.chunk)
   for i = 0, count - 1 do upload(self, command, key, entry, i) end
   local manifest = manifest_of(key)
@@ -193,11 +200,14 @@ local REFUSALS = {
 -- the connection's.
 local PASSING = { LOADING = true, CLUSTERDOWN = true, MASTERDOWN = true, TRYAGAIN = true, READONLY = true, BUSY = true }
 
--- What a publication that broke off leaves would end by itself, but a full Redis wants the room now.
+-- What a publication that broke off leaves would end by itself, but a full Redis wants the room now. True where it
+-- did not break off.
 local function clean_up(self, key, entry)
-  pcall(self.connections.run, self.connections, key, function(command)
+  local _, done = pcall(self.connections.run, self.connections, key, function(command)
+    if is_current(command, key, entry) then return true end
     for i = 0, math.ceil(entry.bytes / self.chunk) - 1 do command("del", chunk_name(key, entry.version, i)) end
   end)
+  return done == true
 end
 
 function Redis:publish(key, entry, lease)
@@ -205,7 +215,7 @@ function Redis:publish(key, entry, lease)
     return publish(self, command, key, entry, lease)
   end)
   if ok and result == "ok" then return true end
-  clean_up(self, key, entry)
+  if clean_up(self, key, entry) then return true end
   result = tostring(result)
   if ok then return nil, REFUSALS[result] or result, result == "lost" end
   return nil, result, not result:find "^%u+ " or PASSING[result:match "^%u+"]
