@@ -352,7 +352,8 @@ describe("sharearray.origin.redis", function()
     ["a lost chunk"] = { "del", "chunk 2 of 2 is lost" },
     ["a chunk cut short"] = { "setrange", "chunk 2 of 2 is lost" },
     ["a changed byte"] = { "change", "its CRC%-32 is %x+, not %x+" },
-    ["a manifest that is none"] = { "manifest", "its manifest is not one" },
+    ["a manifest that is none"] = { "manifest", "its manifest is not one", "garbage" },
+    ["a size that is none"] = { "manifest", "its manifest is not one", "1795616120884834700 99999999999999999999 1 1" },
   } do
     it(what .. ": thrown away, said, rebuilt once for all", function()
       server = redis.start()
@@ -363,7 +364,7 @@ describe("sharearray.origin.redis", function()
       if verb == "del" then server:cli("del '" .. name .. "'") end
       if verb == "setrange" then server:cli("set '" .. name .. "' x") end
       if verb == "change" then server:cli("setrange '" .. name .. "' 30 y") end
-      if verb == "manifest" then server:cli("set " .. MANIFEST .. " garbage") end
+      if verb == "manifest" then server:cli(("set %s '%s'"):format(MANIFEST, harm[3])) end
       assert.equal(2, assert(store(2):cache("x", number(2)))(0))
       assert_said("damaged and thrown away: " .. harm[2])
       assert.equal(2, assert(store(3):cache("x", error))(0))

@@ -25,6 +25,7 @@ local news = require "sharearray.origin.redis_news"
 local M = {}
 
 local MIB = 2 ^ 20
+local LARGEST = 2 ^ 53 -- bytes that a number counts exactly
 local COPIES = 4 -- of a piece: that redis-lua makes
 local FENCE_MS = 7 * 86400 * 1000
 local ORPHAN_MS = 600 * 1000 -- and as much as a slow upload takes:
@@ -53,12 +54,14 @@ local RELEASE = [[
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('DEL', KEYS[1])]]
 
--- Lets the chunks that a manifest names end after a while.
+-- Lets the chunks that a manifest names end after a while. Redis serves nobody meanwhile: so many that it would be
+-- felt are those of a manifest that is damaged.
 local EXPIRE_CHUNKS = [[
 local function expire_chunks(manifest, text, ms)
   local version, bytes, _, chunk = string.match(text, '^(%d+) (%d+) (%d+) (%d+)$')
-  if not version then return end
-  for i = 0, math.ceil(tonumber(bytes) / tonumber(chunk)) - 1 do
+  local count = version and math.ceil(tonumber(bytes) / tonumber(chunk))
+  if not count or count > 2 ^ 20 then return end
+  for i = 0, count - 1 do
     redis.call('PEXPIRE', manifest .. ':' .. version .. ':' .. i, ms)
   end
 end
@@ -97,7 +100,7 @@ local function manifest_of(key) return "sharearray:{" .. key .. "}" end
 
 local function parse(text)
   local version, bytes, crc, chunk = text:match("^(%d+) (%d+) (%d+) (%d+)$")
-  if not version or tonumber(bytes) == 0 or tonumber(chunk) == 0 then return nil end
+  if not version or tonumber(bytes) == 0 or tonumber(bytes) > LARGEST or tonumber(chunk) == 0 then return nil end
   return version, tonumber(bytes), tonumber(crc), tonumber(chunk)
 end
 
