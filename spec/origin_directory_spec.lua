@@ -104,13 +104,13 @@ describe("sharearray.origin.directory", function()
     -- Killed in the midst of a publication.
     local token = machine.shell("cut -d' ' -f1 " .. shared .. "/*.lease"):match "%x+"
     local orphan = ("%s/sharearray_x.%s.npy"):format(shared, token)
-    machine.shell("echo partial > " .. orphan)
+    machine.shell(("echo partial > %s; touch %s/sharearray_x.%s.new"):format(orphan, shared, token))
     local start = machine.now()
     assert.equal(2, assert(store(2, { lease = 1 }):cache("x", number(2)))(0))
     local took = machine.now() - start
     assert.is_true(took > 0.9 and took < 30, took)
     assert.is_nil(io.open(orphan))
-    assert.equal(0, #files "lease")
+    assert.equal(2, #files "") -- the version, and what says that it is current
     assert.equal(2, assert(store(3):cache("x", error))(0))
   end)
 
@@ -206,6 +206,23 @@ describe("sharearray.origin.directory", function()
     assert.truthy(table.concat(said):find "not given to the origin: the disk is full", table.concat(said))
     assert.equal(1, assert(store(2):cache("x", error))(0))
     assert.same(2, #machine.names(shared))
+  end)
+
+  it("a publication that cannot be made current leaves nothing", function()
+    machine.shell(("mkdir '%s/sharearray_x.current'"):format(shared))
+    assert.equal(1, assert(store(1):cache("x", number(1)))(0))
+    assert.same({ "sharearray_x.current" }, machine.names(shared))
+    machine.shell(("rmdir '%s/sharearray_x.current'"):format(shared))
+  end)
+
+  it("a .current that names files elsewhere is damaged, and they stay", function()
+    assert(store(1):cache("x", number(1)))
+    local victim = shared .. ".victim"
+    machine.shell(("touch '%s'; sed -i 's|-$|../%s|' %s/*.current"):format(victim, victim:match "[^/]*$", shared))
+    finally(function() os.remove(victim) end)
+    assert.equal(2, assert(store(2):cache("x", number(2)))(0))
+    assert.is_true(store(2):free "x")
+    assert.truthy(io.open(victim))
   end)
 
   it("checks its arguments", function()

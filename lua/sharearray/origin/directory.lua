@@ -82,7 +82,7 @@ end
 local function manifest(self, key)
   local text = read_file(path_of(self, key .. ".current"))
   if not text then return nil end
-  local version, bytes, crc, file, before = text:match("^(%d+) (%d+) (%d+) (%S+) (%S+)\n$")
+  local version, bytes, crc, file, before = text:match("^(%d+) (%d+) (%d+) ([^%s/]+) ([^%s/]+)\n$")
   return { text = text, version = version, bytes = tonumber(bytes), crc = tonumber(crc), file = file, before = before }
 end
 
@@ -158,11 +158,11 @@ function Lease:release()
   if self:is_mine() then os.remove(self.path) end
 end
 
--- What a dead builder left, unless it came to be current.
+-- What a publication left that broke off, unless it came to be current.
 local function clean_up(self, key, token)
   if not token then return end
   local current = manifest(self, key) or {}
-  for _, kind in ipairs { "npy", "npz" } do
+  for _, kind in ipairs { "npy", "npz", "new" } do
     local name = ("%s.%s.%s"):format(key, token, kind)
     if name ~= current.file and name ~= current.before then os.remove(path_of(self, name)) end
   end
@@ -219,13 +219,10 @@ local function write_data(entry, file)
   end
 end
 
-function Directory:publish(key, entry, lease)
-  local name = ("%s.%s.%s"):format(key, lease.token, entry.kind)
-  local path = path_of(self, name)
-  write_file(path, function(file) write_data(entry, file) end)
+-- The version in the file `name` is current from now on, unless that is refused.
+local function make_current(self, key, entry, lease, name)
   local before = manifest(self, key) or {}
   if not lease:is_mine() then
-    os.remove(path)
     return nil, "this machine was taken for dead, and another one has the lease or had it: refused"
   end
   local fresh = path_of(self, ("%s.%s.new"):format(key, lease.token))
@@ -235,6 +232,15 @@ function Directory:publish(key, entry, lease)
   assert(os.rename(fresh, path_of(self, key .. ".current")))
   if before.before and before.before ~= "-" then os.remove(path_of(self, before.before)) end
   return true
+end
+
+function Directory:publish(key, entry, lease)
+  local name = ("%s.%s.%s"):format(key, lease.token, entry.kind)
+  write_file(path_of(self, name), function(file) write_data(entry, file) end)
+  local ok, done, refusal = pcall(make_current, self, key, entry, lease, name)
+  if ok and done then return true end
+  clean_up(self, key, lease.token)
+  return nil, ok and refusal or done
 end
 
 function Directory:remove(key)
