@@ -323,7 +323,16 @@ describe("an origin", function()
     entry.crc = require("sharearray.cdefs").C.sharearray_crc32(0, entry.data, 5000)
   end)
 
-  damage("a version that is no date", "its version is no date", function(entry) entry.version = "12" end)
+  for _, version in ipairs { "12", "0000000000", "0795616120884834700", "9999999999999999999" } do
+    damage("a version that is no date, " .. version, "its version is no date", function(entry)
+      entry.version = version
+    end)
+  end
+
+  damage("an array of Python objects", "the file of 'x' is not usable: .*object", function(entry)
+    entry.data = entry.data:gsub("<f8", "|O ", 1):gsub("'|O ',", "'|O', ", 1)
+    entry.crc = require("sharearray.cdefs").C.sharearray_crc32(0, entry.data, #entry.data)
+  end)
 
   it("damage that a look for a newer version meets leaves this machine with what it has", function()
     assert(a:cache("x", number(1)))

@@ -137,6 +137,9 @@ local function publish(self, complete, deadline)
   end
 end
 
+-- What a fetched file is not fit to be published for: another machine's fault, or another library's.
+local UNFIT = { corrupt = true, unsupported = true }
+
 -- What another machine has built, published here; nil: there is nothing, and this process may build.
 local function fetch(self, source, deadline)
   local session = self.session
@@ -146,10 +149,10 @@ local function fetch(self, source, deadline)
     if not complete then return nil end
     local ok, map = pcall(publish, self, complete, deadline)
     if ok then
-      wait.say(self.settings, self.id, "taken from the origin")
+      wait.say(self.settings, self.id, M.FETCHED)
       return map
     end
-    if not draft.is_refusal(map) or map.code ~= "corrupt" then error(map, 0) end
+    if not draft.is_refusal(map) or not UNFIT[map.code] then error(map, 0) end
     session:reject((map.message:gsub("^sharearray: '.-': ", "")))
   end
 end

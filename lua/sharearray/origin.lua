@@ -62,9 +62,11 @@ if not pcall(function() return ffi.C.getpid end) then ffi.cdef "int getpid(void)
 
 local function to_string(version) return version ~= 0 and tostring(version):match("%d+") or nil end
 
+-- nil for what would not come back as the same text, and so never be the version that a file bears.
 local function to_version(text)
   if type(text) ~= "string" or not text:match("^%d+$") or #text < 10 or #text > 19 then return nil end
-  return tonumber(text:sub(1, -10)) * 1000000000LL + tonumber(text:sub(-9))
+  local version = tonumber(text:sub(1, -10)) * 1000000000LL + tonumber(text:sub(-9))
+  return version > 0 and to_string(version) == text and version or nil
 end
 
 -- What an origin's method returned, or nil, message.
