@@ -399,6 +399,21 @@ describe("an origin", function()
     end)
   end
 
+  it("one that cannot be asked is not asked for each id in turn: it may take its time to say so", function()
+    for i = 1, 10 do assert(a:cache("x" .. i, number(i))) end
+    local calls = 0
+    function origin.fetch()
+      calls = calls + 1
+      return nil, "timeout"
+    end
+    for _ = 1, 3 do
+      machine.shell "sleep 0.02" -- past the memo
+      for i = 1, 10 do assert.equal(i, assert(a:cache("x" .. i, error))(0)) end
+    end
+    assert.equal(1, calls)
+    assert_said "'x1': the origin cannot be asked for a newer version: timeout"
+  end)
+
   it("a publication that may succeed soon is tried again", function()
     local publish, tries = origin.publish, 0
     function origin.publish(...)

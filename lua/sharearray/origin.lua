@@ -312,6 +312,8 @@ end
 
 -- origin -> where and which -> when to look next, in ms, and the news at the last look
 local looks = setmetatable({}, { __mode = "k" })
+-- origin -> until when it is not asked, in ms: to hear that it is away may take seconds, for each id
+local silent = setmetatable({}, { __mode = "k" })
 
 local function look_of(origin, name)
   local of_origin = looks[origin]
@@ -332,6 +334,7 @@ function M.has_newer(place, settings, id)
   local origin = settings.origin
   local look, key = look_of(origin, place.path .. id), place.prefix .. id
   local now = C.sharearray_clock()
+  if now < (silent[origin] or 0) then return false end
   local news = origin.news and ask(origin, "news", key) or nil
   if now < look.at and (news == look.news or look.held_back) then return false end
   local poll = news and math.max(LISTENING, origin.poll or 0) or origin.poll or POLL
@@ -344,12 +347,12 @@ function M.has_newer(place, settings, id)
   end)
   if not newer and reason then
     wait.warn(settings, id, "the origin cannot be asked for a newer version: " .. tostring(reason))
-    M.hold_back(place, settings, id)
+    silent[origin] = C.sharearray_clock() + HOLD_BACK * 1000
   end
   return newer
 end
 
---- Asks again in a while only: it failed.
+--- Asks for this id again in a while only: what it has is of no use.
 function M.hold_back(place, settings, id)
   local look = look_of(settings.origin, place.path .. id)
   look.at, look.held_back = C.sharearray_clock() + HOLD_BACK * 1000, true
