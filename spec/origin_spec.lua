@@ -222,6 +222,22 @@ describe("an origin", function()
     eventually(2, nil, b)
   end)
 
+  -- Another process of machine a, in small: it looks by itself.
+  local function peer_of_a()
+    return sharearray.new { shm_path = directories[1], origin = setmetatable({}, { __index = origin }) }
+  end
+
+  it("free leaves nobody the time to take the entry from it again", function()
+    assert(a:cache("x", number(1)))
+    local remove = origin.remove
+    function origin.remove(...)
+      assert(peer_of_a():cache("x", error))
+      return remove(...)
+    end
+    assert.is_true(a:free "x")
+    assert.same({}, machine.names(directories[1]))
+  end)
+
   -- The lease -----------------------------------------------------------------------------------------
 
   it("another machine that builds is awaited", function()

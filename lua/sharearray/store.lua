@@ -179,7 +179,7 @@ end
 
 local LOOKS = 50
 
---- Removes the entry, and what a dead builder left; from the origin too. Views stay valid; a build that is
+--- Removes the entry, and what a dead builder left; from the origin first. Views stay valid; a build that is
 -- under way goes on and publishes.
 -- @treturn[1] boolean whether there was something
 -- @return[2] nil, message, code
@@ -188,20 +188,19 @@ function Store:free(id, opts)
   check_id(self, id, 2)
   local place, text, code = open(self, 2)
   if not place then return nil, text, code end
-  place:forget(id)
+  -- First from the origin, or another process could take it from there again.
   local removed = false
+  if self.settings.origin then
+    removed, text, code = origin.remove(place, self.settings, id)
+    if code then return nil, text, code end
+  end
+  place:forget(id)
   for _ = 1, LOOKS do
     local result = C.sharearray_remove(place.handle, id, message)
     if result < 0 then return place_.failure(id, result, message) end
     removed = removed or result % 2 == 1
     if result < C.SHAREARRAY_WAIT then break end
     look_again(self)
-  end
-  if self.settings.origin then
-    local there, reason
-    there, reason, code = origin.remove(place, self.settings, id)
-    if code then return nil, reason, code end
-    removed = removed or there
   end
   return removed
 end
