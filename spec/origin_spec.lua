@@ -211,8 +211,8 @@ describe("an origin", function()
     origin_entry = origin.entries.sharearray_x
     origin_entry.version = ("%d000000000"):format(now - 1000)
     local aging = store { max_age = 500 }
-    assert.equal(1, assert(aging:cache("x", error))(0))
     origin.held = true
+    assert.equal(1, assert(aging:cache("x", error))(0))
     local deadline = machine.now() + 60
     repeat until assert(aging:cache("x", error))(0) ~= 1 or aging:stat("x").failed or machine.now() > deadline
     assert.truthy(aging:stat("x").failed)
@@ -220,6 +220,13 @@ describe("an origin", function()
     origin.held = false
     eventually(2, number(2), aging)
     eventually(2, nil, b)
+  end)
+
+  it("what a machine takes may be older than max_age: it is rebuilt at once", function()
+    assert(a:cache("x", number(1)))
+    origin.entries.sharearray_x.version = ("%d000000000"):format(now - 1000)
+    assert.equal(2, assert(store { max_age = 500 }:cache("x", number(2)))(0))
+    assert.equal(2, assert(store():cache("x", error))(0))
   end)
 
   -- Another process of machine a, in small: it looks by itself.

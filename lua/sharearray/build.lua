@@ -46,6 +46,9 @@ function M.give_up(handle) delete_build(ffi.gc(handle, nil)) end
 M.EXPECTED = "an array from alloc or sharearray.array, a view, an FFI array such as ffi.new(\"float[?]\", n), "
   .. "a Torch tensor, a table of arrays, or sharearray.file(path)"
 
+--- What `run` returns beside the mapping of what another machine built.
+M.FETCHED = "taken from the origin"
+
 --- What somebody gave instead.
 function M.in_words(value)
   if type(value) == "nil" then return "nil" end
@@ -193,7 +196,7 @@ end
 -- @param source nil: only what the origin has will do
 -- @tparam[opt] function failed called if nothing was published, before the lock goes; there is an older
 --   version, so that nobody need wait for another machine
--- @treturn[1] cdata the mapping, with a reference for the caller
+-- @treturn[1] cdata the mapping, with a reference for the caller; and FETCHED where it was not built now
 -- @return[2] nil, message or the source's own error value, code
 function M.run(place, settings, id, handle, source, deadline, failed)
   local self = {
@@ -207,6 +210,7 @@ function M.run(place, settings, id, handle, source, deadline, failed)
     if not ok or map or source == nil then
       finish(self, ok and map)
       if ok and not map then return nil, "the origin has nothing newer", "absent" end
+      if ok then return map, M.FETCHED end
       return result(ok, map)
     end
   end

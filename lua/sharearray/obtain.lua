@@ -48,7 +48,8 @@ local function remember(self, id, map, counter, looked)
   return self.place:remember(id, map, counter, looked)
 end
 
--- `failed` is called, still under the lock, if nothing was published.
+-- `failed` is called, still under the lock, if nothing was published. The second result is build.FETCHED where
+-- another machine built it.
 local function run_build(self, id, handle, source, deadline, ticket, failed)
   local place, settings = self.place, self.settings
   local name = place.path .. id
@@ -76,12 +77,12 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
     return nil, reason, code
   end
   local bytes = tonumber(map.length)
-  local result
-  result, reason, code = remember(self, id, map, ticket.seen, looked)
-  if not result then return nil, reason, code end
+  local result, text
+  result, text, code = remember(self, id, map, ticket.seen, looked)
+  if not result then return nil, text, code end
   wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(describe(result), bytes,
     (C.sharearray_clock() - started) / 1000))
-  return result
+  return result, reason
 end
 
 -- Whether the builder's coroutine still is in the midst of that build. Event loops end a coroutine from
@@ -148,7 +149,11 @@ function M.obtain(self, id, source, flags)
       return M.renewed(self, id, source, value)
     end
     if step == C.SHAREARRAY_BUILD then
-      return run_build(self, id, build.own(build_out[0]), source, deadline, ticket)
+      local value, reason, code = run_build(self, id, build.own(build_out[0]), source, deadline, ticket)
+      -- Another machine may have built it long ago.
+      if reason == build.FETCHED and settings.max_age then return M.renewed(self, id, source, value) end
+      if value ~= nil then return value end
+      return nil, reason, code
     end
     if step ~= C.SHAREARRAY_WAIT then return place_.failure(id, step, message) end
     if last then return wait.timed_out(settings, id, ticket) end
