@@ -234,6 +234,25 @@ describe("an origin", function()
     return sharearray.new { shm_path = directories[1], origin = setmetatable({}, { __index = origin }) }
   end
 
+  it("what is being given to it does not give way to the version before", function()
+    assert(a:cache("x", number(1)))
+    local publish, looks = origin.publish, 0
+    function origin.publish(...)
+      local peer = peer_of_a()
+      for _ = 1, 5 do
+        assert.equal(2, assert(peer:cache("x", error))(0))
+        looks = looks + 1
+        machine.shell "sleep 0.02" -- past the memo
+      end
+      return publish(...)
+    end
+    assert.equal(2, assert(a:refresh("x", number(2)))(0))
+    assert.same({}, said)
+    assert.equal(5, looks)
+    assert.equal(2, assert(b:cache("x", error))(0))
+    assert.same({ "sharearray_x.npy" }, machine.names(directories[1]))
+  end)
+
   it("free leaves nobody the time to take the entry from it again", function()
     assert(a:cache("x", number(1)))
     local remove = origin.remove

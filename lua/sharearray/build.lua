@@ -20,6 +20,7 @@ local M = {}
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local map_out = ffi.new("sharearray_map *[1]")
+local build_out = ffi.new("sharearray_build *[1]")
 
 local held = 0
 
@@ -174,6 +175,16 @@ local function publish_value(self, value, deadline)
   return publish(self, complete, deadline)
 end
 
+-- Gives the origin what stands on this machine already. That is done under the lock, taken once more, lest another
+-- process take the origin's version for the newer one meanwhile. Whoever has the lock by now builds, and may.
+local function give_to_origin(self, map)
+  local step = C.sharearray_attach(self.place.handle, self.id, C.SHAREARRAY_REFRESH, ffi.new("sharearray_ticket"),
+    map_out, build_out, message)
+  local lock = step == C.SHAREARRAY_BUILD and M.own(build_out[0])
+  pcall(self.session.publish, self.session, map)
+  if lock then M.give_up(lock) end
+end
+
 -- What `alloc` gave and the source did not return goes with the build, and the lock with it.
 local function finish(self, map)
   self.over = true
@@ -220,8 +231,8 @@ function M.run(place, settings, id, handle, source, deadline, failed)
     return nil, reason, code
   end
   local ok, map = pcall(publish_value, self, value, deadline)
-  -- The lock is gone and this machine's waiters have it; the build is held on to for as long as the lease.
-  if ok and self.session then pcall(self.session.publish, self.session, map) end
+  -- This machine's waiters have it; the build is held on to for as long as the lease.
+  if ok and self.session then give_to_origin(self, map) end
   finish(self, ok and map)
   return result(ok, map)
 end
