@@ -65,6 +65,15 @@ static int seal(sharearray_build *build, sharearray_draft *draft, char *message)
   return 0;
 }
 
+int sharearray_seal(sharearray_build *build, sharearray_draft *draft, sharearray_map **out, char *message) {
+  int code = check_child(build, draft, message);
+  if (code == 0) code = seal(build, draft, message);
+  if (code) return code;
+  sharearray_ref(&draft->map->public);
+  *out = &draft->map->public;
+  return 0;
+}
+
 /* Somebody may have unlinked the lock by its name, as Python's free does: take it again, and say so in
  * *anew. HELD, or LIVE and SUSPECT while another one builds. */
 static int hold_lock(sharearray_build *build, bool *anew, char *message) {

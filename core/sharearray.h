@@ -271,6 +271,10 @@ SHAREARRAY_API int sharearray_draft_write(sharearray_draft *draft, const void *b
 SHAREARRAY_API int sharearray_draft_version(sharearray_draft *draft, int64_t *version, char *message);
 SHAREARRAY_API void sharearray_draft_delete(sharearray_draft *draft);
 
+/* For a draft of which others have to say whether it is good: makes it read-only, as sharearray_publish() does
+ * anyway, and sets *map, with a reference for the caller. Errors: ECORRUPT, EUNSUPPORTED, EIO. */
+SHAREARRAY_API int sharearray_seal(sharearray_build *build, sharearray_draft *draft, sharearray_map **map,
+                                   char *message);
 /* Gives the draft its name: READY sets *map (a mapped draft's own map, read-only from now on), and the
  * build is over. WAIT: somebody took the lock away by its name (Python's free does) and builds again;
  * call again after a while, or delete both. If their entry came first, READY gives that one.

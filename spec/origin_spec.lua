@@ -376,6 +376,16 @@ describe("an origin", function()
     entry.crc = require("sharearray.cdefs").C.sharearray_crc32(0, entry.data, #entry.data)
   end)
 
+  it("a bundle with a bad form: thrown away, said, rebuilt, and never gets the entry's name", function()
+    assert(a:cache("x", { w = sharearray.array { 1 } }))
+    local entry = origin.entries.sharearray_x
+    entry.data = entry.data:gsub('{"w"', '["w"', 1)
+    entry.crc = require("sharearray.cdefs").C.sharearray_crc32(0, entry.data, #entry.data)
+    assert.equal(2, assert(b:cache("x", { w = sharearray.array { 2 } })).w(0))
+    assert_said "'x': the origin's version %d+ is damaged and thrown away: "
+    assert.equal(2, assert(store():cache("x", error)).w(0))
+  end)
+
   it("damage that a look for a newer version meets leaves this machine with what it has", function()
     assert(a:cache("x", number(1)))
     assert(b:cache("x", error))

@@ -9,6 +9,7 @@ local dtype = require "sharearray.dtype"
 local events = require "sharearray.events"
 local file = require "sharearray.file"
 local lazy = require "sharearray.lazy"
+local place_ = require "sharearray.place"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
@@ -141,6 +142,16 @@ local function publish(self, complete, deadline)
   end
 end
 
+-- Raises a refusal of what `publish` would take and nobody could use afterwards: a bundle with a bad form, say.
+local function check_fetched(self, complete)
+  local code = C.sharearray_seal(self.build, complete, map_out, message)
+  if code < 0 then draft.refuse(self.id, code, message) end
+  local map = map_out[0]
+  local problem = place_.unfit(map)
+  C.sharearray_unref(map)
+  if problem then draft.raise(problem, "corrupt") end
+end
+
 -- What a fetched file is not fit to be published for: another machine's fault, or another library's.
 local UNFIT = { corrupt = true, unsupported = true }
 
@@ -151,7 +162,8 @@ local function fetch(self, source, deadline)
     local complete
     if source == nil then complete = session:fetch() else complete = session:obtain() end
     if not complete then return nil end
-    local ok, map = pcall(publish, self, complete, deadline)
+    local ok, map = pcall(check_fetched, self, complete)
+    if ok then ok, map = pcall(publish, self, complete, deadline) end
     if ok then
       wait.say(self.settings, self.id, M.FETCHED)
       return map

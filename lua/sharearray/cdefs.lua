@@ -137,6 +137,8 @@ int sharearray_draft_map(sharearray_draft *draft, sharearray_map **map, char *me
 int sharearray_draft_write(sharearray_draft *draft, const void *bytes, uint64_t size, char *message);
 int sharearray_draft_version(sharearray_draft *draft, int64_t *version, char *message);
 void sharearray_draft_delete(sharearray_draft *draft);
+int sharearray_seal(sharearray_build *build, sharearray_draft *draft, sharearray_map **map,
+      char *message);
 int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharearray_map **map,
       char *message);
 int sharearray_private(uint64_t bytes, sharearray_map **map, char *message);

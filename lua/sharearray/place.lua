@@ -126,6 +126,23 @@ local function table_of(map)
   return value, problem, "corrupt"
 end
 
+-- The view, or the table of a bundle, and what pins the map for it: for a bundle a view of nothing, whatever
+-- becomes of the table. nil, nil, and why there is none; and the code.
+local function value_of(map)
+  if map.array.kind ~= 0 then
+    local value, problem = view_of(map, map.array, 0)
+    return value, value, problem, "unsupported"
+  end
+  local value, problem, code = table_of(map)
+  return value, view.new(dtype.of("uint8"), { 0 }, nil, map.base, map, false), problem, code
+end
+
+--- Why a map is nothing that `remember` could make a value of; nil if it is.
+function M.unfit(map)
+  local value, _, problem = value_of(map)
+  if value == nil then return problem end
+end
+
 --- Puts what is under an id into the memo.
 -- @param map its mapping, with a reference that this call takes over
 -- @tparam number counter the id's counter, read before the array was looked for
@@ -133,19 +150,11 @@ end
 -- @return[1] a view, or the table of a bundle
 -- @return[2] nil, message, code
 function Place:remember(id, map, counter, looked)
-  local value, pin, problem, code
-  if map.array.kind == 0 then
-    value, problem, code = table_of(map)
-    -- A view of nothing, which keeps the map for the memo whatever becomes of the table.
-    pin = view.new(dtype.of("uint8"), { 0 }, nil, map.base, map, false)
-  else
-    value, problem = view_of(map, map.array, 0)
-    pin = value
-  end
+  local value, pin, problem, code = value_of(map)
   C.sharearray_unref(map) -- the views have their own references
   if not value then
     return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path, id,
-      problem), code or "unsupported"
+      problem), code
   end
   if self.memo[id] then events.dropped() end
   self.memo[id] = { value = value, pin = pin, counter = counter }

@@ -145,6 +145,26 @@ static void publishes_what_was_written(void) {
   sharearray_remove(store, "w", NULL);
 }
 
+static void a_sealed_draft_is_examined_before_it_gets_a_name(void) {
+  for (int mapped = 0; mapped < 2; mapped++) {
+    sharearray_build *build = NULL;
+    sharearray_map *map = NULL, *sealed = NULL;
+    CHECK(attach("s", 0, NULL, &build) == SHAREARRAY_BUILD);
+    sharearray_draft *bad = NULL, *draft = draft_of(5, mapped);
+    CHECK(sharearray_draft_new(store, 3, &bad, message) == 0 && sharearray_draft_write(bad, "bad", 3, message) == 0);
+    CHECK(sharearray_seal(build, bad, &sealed, message) == SHAREARRAY_ECORRUPT && !sealed);
+    sharearray_draft_delete(bad);
+    CHECK(sharearray_seal(build, draft, &sealed, message) == 0 && value_of(sealed) == 5 && !exists("s.npy"));
+    CHECK(sharearray_publish(build, draft, &map, message) == SHAREARRAY_READY && map == sealed);
+    sharearray_unref(sealed);
+    sharearray_unref(map);
+    sharearray_draft_delete(draft);
+    sharearray_build_delete(build);
+    expect_value("s", 5);
+    sharearray_remove(store, "s", NULL);
+  }
+}
+
 static void abandoned_build_leaves_nothing(void) {
   sharearray_build *build = NULL;
   CHECK(attach("b", 0, NULL, &build) == SHAREARRAY_BUILD);
@@ -882,6 +902,7 @@ int main(void) {
   if (!store) return 1;
   RUN(builds_publishes_attaches_removes);
   RUN(publishes_what_was_written);
+  RUN(a_sealed_draft_is_examined_before_it_gets_a_name);
   RUN(abandoned_build_leaves_nothing);
   RUN(published_memory_is_read_only);
   RUN(killed_builders_are_replaced_then_held_back);
