@@ -29,7 +29,7 @@ struct sa_page {
   uint32_t reserved[12];
   struct {
     _Atomic uint32_t counter;
-    _Atomic uint32_t failed; /* when a rebuild of an id in this slot failed last: seconds since the epoch, 0: never */
+    _Atomic uint32_t failed; /* when a rebuild of an id in this slot failed last, see stamp(); 0: never */
     _Atomic uint32_t whose;  /* hash of that id */
   } slots[SLOTS];
 };
@@ -152,12 +152,14 @@ void sharearray_wait(sharearray_store *store, const char *id, const sharearray_t
   }
 }
 
+/* Milliseconds of the wall clock, as far as 32 bits go: seven weeks. Never 0. */
+static uint32_t stamp(void) { return (uint32_t)(uint64_t)(sa_wall_clock() * 1e3) | 1; }
+
 void sharearray_note_failure(sharearray_store *store, const char *id) {
   unsigned slot = slot_of(id);
   sa_changes_look(store);
   atomic_store(&store->page->slots[slot].whose, hash_of(id));
-  /* Rounded up, so that nobody takes it for older than it is. */
-  atomic_store(&store->page->slots[slot].failed, (uint32_t)(sa_wall_clock() + 1));
+  atomic_store(&store->page->slots[slot].failed, stamp());
 }
 
 void sa_changes_succeeded(sharearray_store *store, const char *id) {
@@ -168,10 +170,10 @@ void sa_changes_succeeded(sharearray_store *store, const char *id) {
 double sharearray_failure_age(const sharearray_store *store, const char *id) {
   unsigned slot = slot_of(id);
   uint32_t failed = atomic_load(&store->page->slots[slot].failed);
-  double age = sa_wall_clock() - failed;
-  /* Further ahead: the clock was set back, or it is garbage. */
-  if (failed == 0 || age < -1 || atomic_load(&store->page->slots[slot].whose) != hash_of(id)) return -1;
-  return age > 0 ? age : 0;
+  int32_t age = (int32_t)(stamp() - failed);
+  /* Ahead of us: the clock was set back, or it is garbage. */
+  if (failed == 0 || age < -1000 || atomic_load(&store->page->slots[slot].whose) != hash_of(id)) return -1;
+  return age > 0 ? age / 1e3 : 0;
 }
 
 double sa_wall_clock(void) {

@@ -404,6 +404,15 @@ describe("a wrong argument is blamed on the caller:", function()
     assert.truthy(err:find("user:2: invalid id", 1, true), err)
   end)
 
+  it("where a store's method is called with a dot", function()
+    local store = sharearray.new { shm_path = directory }
+    for _, call in ipairs { "cache", "get", "refresh", "free", "list", "stat", "decorator", "valid_id" } do
+      local ok, message = pcall(function() store[call]("x", error) end)
+      assert.is_false(ok)
+      assert.truthy(message:find("^spec/cache_spec.lua:%d+: the calls of a store are its methods"), message)
+    end
+  end)
+
   it("but a missing directory is a failure, not an error", function()
     local view, err, code = sharearray.get("a", { shm_path = directory .. "/none" })
     assert.is_nil(view)

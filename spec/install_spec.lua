@@ -1,5 +1,7 @@
 -- `make install`, `make env` and the set-up script, as a user's shell sees them.
 
+local machine = require "support.machine"
+
 local root = assert(io.popen "pwd"):read "*l"
 local luajit = os.getenv "SHAREARRAY_TEST_LUAJIT" or "luajit"
 
@@ -97,6 +99,17 @@ describe("the Makefile", function()
   end)
 end)
 
+describe("the module", function()
+  it("says what it needs where there is no FFI", function()
+    local lua, found = machine.shell "command -v lua5.1"
+    if not found then return pending "there is no other Lua than LuaJIT" end
+    local said, ok = machine.shell(("LUA_PATH='lua/?.lua;lua/?/init.lua' %s -e 'require \"sharearray\"'"):format(
+      lua:match "%S+"))
+    assert.is_false(ok)
+    assert.truthy(said:find("sharearray needs LuaJIT, for its FFI; this is Lua 5.1", 1, true), said)
+  end)
+end)
+
 describe("the set-up script", function()
   before_each(function()
     folder = assert(io.popen "mktemp -d"):read "*l"
@@ -106,7 +119,7 @@ describe("the set-up script", function()
   end)
 
   -- A machine of few commands: those named, and fakes that write down how they were called.
-  local machine = [[
+  local bare = [[
     mkdir bin
     for command in $commands; do ln -s $(command -v $command) bin/; done
     for fake in $fakes; do
@@ -123,7 +136,7 @@ describe("the set-up script", function()
   it("asks for everything at once, and for OpenResty's LuaJIT, on a bare machine", function()
     local output, ok = sh([[
       commands='sh sed id env cat' fakes='apt-get apt-cache dpkg-query sudo'
-    ]] .. machine .. [[
+    ]] .. bare .. [[
       LUAJIT=no-luajit set_up build
     ]])
     assert.falsy(ok) -- the fakes install nothing
@@ -135,7 +148,7 @@ describe("the set-up script", function()
   it("completes the LuaJIT whose library is there", function()
     local output = sh([[
       commands='sh sed id env cat' fakes='apt-get apt-cache sudo'
-    ]] .. machine .. [[
+    ]] .. bare .. [[
       printf '#!%s\nprintf installed\n' $(command -v sh) >bin/dpkg-query
       chmod +x bin/dpkg-query
       LUAJIT=no-luajit set_up test
@@ -148,7 +161,7 @@ describe("the set-up script", function()
   it("looks at no package where a LuaJIT is there", function()
     run([[
       commands="sh make sed id env cat cc gcc as ld" fakes='apt-get apt-cache dpkg-query'
-    ]] .. machine .. [[
+    ]] .. bare .. [[
       LUAJIT=$(command -v "$luajit") set_up build
       ! test -e calls
     ]])
@@ -157,7 +170,7 @@ describe("the set-up script", function()
   it("names in words what is missing where there is no apt-get", function()
     local output, ok = sh([[
       commands='sh sed id env cat' fakes=
-    ]] .. machine .. [[
+    ]] .. bare .. [[
       LUAJIT=no-luajit set_up build
     ]])
     assert.falsy(ok)

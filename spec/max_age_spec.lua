@@ -182,6 +182,15 @@ describe("max_age", function()
     end
   end)
 
+  it("says so to standard error, wanted or not, where there is no log_func", function()
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local said = machine.worker([[
+      sharearray.cache("x", function() error("no source today", 0) end, {max_age = 0.05})
+    ]], {}, env):finish()
+    assert.truthy(said:find("^sharearray: 'x': not rebuilt: no source today; the one of %d+ s ago serves on"), said)
+  end)
+
   it("a rebuilder that is killed is replaced, and the old one serves meanwhile", function()
     assert(store:cache("x", number(1)))
     wait_for_age(0.05)

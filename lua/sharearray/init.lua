@@ -10,6 +10,8 @@
 --
 -- @module sharearray
 
+if not pcall(require, "ffi") then error("sharearray needs LuaJIT, for its FFI; this is " .. _VERSION, 0) end
+
 local facade = require "sharearray.facade"
 local options = require "sharearray.options"
 

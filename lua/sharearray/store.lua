@@ -53,13 +53,20 @@ local function open(self, level)
   return place
 end
 
+local function check_self(self, level)
+  if getmetatable(self) == Store then return end
+  error("the calls of a store are its methods: they want a colon, as in store:cache(id, fn)", level + 1)
+end
+
 local function with(self, opts, level)
+  check_self(self, level + 1)
   if opts == nil then return self end
   return new(options.overlay(opts, self.settings, level + 1))
 end
 
 --- Whether `id` matches `^[A-Za-z0-9=+._-]+$` and, with the prefix, fits a file name.
 function Store:valid_id(id)
+  check_self(self, 2)
   return type(id) == "string" and C.sharearray_valid_id(self.settings.prefix, id, #id) == 1
 end
 
@@ -118,7 +125,7 @@ local end_trace = coroutine.running
 function Store:cache(id, source, opts)
   if opts == nil then
     local place = self.place
-    local value = place.fresh[id]
+    local value = place and place.fresh[id] -- no place: called with a dot
     if value and place.changes[0] == place.seen and place.closings == view.closings
       and clock.now() < place.until_ then
       return value
@@ -133,7 +140,7 @@ end
 function Store:get(id, opts)
   if opts == nil then
     local place = self.place
-    local value = place.fresh[id]
+    local value = place and place.fresh[id] -- no place: called with a dot
     if value and place.changes[0] == place.seen and place.closings == view.closings
       and clock.now() < place.until_ then
       return value

@@ -76,12 +76,14 @@ function M.say(settings, id, text)
   log(("sharearray: '%s': %s"):format(id, text))
 end
 
---- Says what went wrong although the caller got what he asked for: to a `log_func` always.
+--- Says what went wrong although the caller got what he asked for, wanted or not: to the `log_func`, else
+-- to standard error.
 function M.warn(settings, id, text)
+  local line = ("sharearray: '%s': %s"):format(id, text)
   if settings.log_func then
-    settings.log_func(("sharearray: '%s': %s"):format(id, text), "warn")
+    settings.log_func(line, "warn")
   else
-    M.say(settings, id, text)
+    io.stderr:write(line, "\n")
   end
 end
 

@@ -48,8 +48,15 @@ function M.tuple(shape)
   return "(" .. table.concat(shape, ", ") .. (#shape == 1 and ",)" or ")")
 end
 
---- A value in one line that commands no terminal: control characters as escapes.
+--- A value in one line that commands no terminal: control characters as escapes. Numbers in as few digits
+-- as read back the same.
 function M.printable(value)
+  if type(value) == "number" then
+    for digits = 14, 17 do
+      local text = ("%." .. digits .. "g"):format(value)
+      if tonumber(text) == value then return text end
+    end
+  end
   return (tostring(value):gsub("%c", function(c) return ("\\x%02x"):format(c:byte()) end))
 end
 
