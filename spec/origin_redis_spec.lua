@@ -267,6 +267,17 @@ describe("sharearray.origin.redis", function()
     assert.same({}, said)
   end)
 
+  it("a lease that was given back is over, although nginx's timer was about to renew it", function()
+    server = redis.start()
+    local origin = redis_origin.new { port = server.port }
+    local lease = assert(origin:lease "sharearray_x")
+    assert.is_true(lease:renew())
+    lease:release()
+    assert.is_nil((lease:renew()))
+    assert.equal("0", server:cli "exists 'sharearray:{sharearray_x}:lease'")
+    assert.truthy(origin:lease "sharearray_x")
+  end)
+
   it("a function that only makes garbage keeps the lease", function()
     server = redis.start()
     local builder = worker(1, [[

@@ -8,7 +8,7 @@
 --     sharearray:{<key>}                 "<version> <bytes> <crc> <chunk bytes>": what is current
 --     sharearray:{<key>}:<version>:<i>   chunk i of that version
 --     sharearray:{<key>}:lease           the token of who builds; ends by itself
---     sharearray:{<key>}:fence           the token of who got the last lease; it outlives the lease
+--     sharearray:{<key>}:fence           the token of who got the last lease; outlives it, until given back
 --
 -- A version is complete before the first key names it, and the old one's chunks stay a while for those who
 -- are reading them. Chunks that nobody came to name end by themselves.
@@ -49,10 +49,12 @@ end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1]]
 
--- KEYS lease; ARGV token.
+-- KEYS lease, fence; ARGV token, ms of the fence. A renewal that is under way must not take it back: it is to find
+-- the fence in another's hand. pcall, for a Redis that is full: there the lease goes all the same.
 local RELEASE = [[
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('DEL', KEYS[1])]]
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+if redis.call('GET', KEYS[2]) == ARGV[1] then redis.pcall('SET', KEYS[2], 'nobody', 'PX', ARGV[2]) end
+return 1]]
 
 -- Lets the chunks that a manifest names end after a while. Redis serves nobody meanwhile: so many that it would be
 -- felt are those of a manifest that is damaged.
@@ -237,8 +239,9 @@ local function renew(origin, key, token)
 end
 
 local function release(origin, key, token)
+  local manifest = manifest_of(key)
   origin.connections:run(key, function(command)
-    return command("eval", RELEASE, 1, manifest_of(key) .. ":lease", token)
+    return command("eval", RELEASE, 2, manifest .. ":lease", manifest .. ":fence", token, FENCE_MS)
   end)
 end
 
