@@ -682,7 +682,8 @@ static void live_beside_flips(void *argument) {
   const int *rounds = argument;
   sharearray_store *store = open_store(NULL);
   int counts[2] = {0};
-  for (int i = 0; i < *rounds; i++) {
+  /* On a busy machine the neighbour may not get a turn for long. */
+  for (int i = 0; i < *rounds || (i < 200 * *rounds && !(counts[0] && counts[1])); i++) {
     static const uint32_t flags[] = {0, SHAREARRAY_GET, SHAREARRAY_REFRESH};
     sharearray_info info;
     int32_t seen = 7;
