@@ -38,6 +38,9 @@ local function current_coroutine()
   return coroutine_
 end
 
+-- A reason to go into a message that names the library and the id itself.
+local function bare(reason) return (tostring(reason):gsub("^sharearray: '.-': ", "")) end
+
 local function describe(value)
   if type(value) == "table" then return "a bundle" end
   return ("%s (%s)"):format(tostring(value.dtype), table.concat(value.shape, ", ") .. (value.ndim == 1 and "," or ""))
@@ -73,7 +76,7 @@ local function run_build(self, id, handle, source, deadline, ticket, failed)
   local map, reason, code = builder.run()
   if builders[name] == builder then builders[name] = nil end
   if not map then
-    wait.say(settings, id, "not built: " .. tostring(reason))
+    wait.say(settings, id, "not built: " .. bare(reason))
     return nil, reason, code
   end
   local bytes = tonumber(map.length)
@@ -189,7 +192,7 @@ local function rebuild(self, id, source, handle, ticket, age)
   end)
   if value == nil and code ~= "held" then
     wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on, next try in %g s"):format(
-      tostring(reason), age, retry_pause(self.settings.max_age)))
+      bare(reason), age, retry_pause(self.settings.max_age)))
   end
   return value
 end

@@ -25,7 +25,9 @@ end
 
 local function content_of(info)
   if info.kind == "array" then return info.dtype .. " " .. text.tuple(info.shape) end
-  if info.kind == "bundle" then return ("bundle of %d members"):format(info.members) end
+  if info.kind == "bundle" then
+    return ("bundle of %d member%s"):format(info.members, info.members == 1 and "" or "s")
+  end
   return info.builder and "by " .. in_words(info.builder) or ""
 end
 
