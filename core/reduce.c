@@ -8,8 +8,11 @@
 #include <math.h>
 
 /* Where libc can choose a function when it loads the library, wide registers are used if there are any.
- * Static functions only: clang before 18 gives others a name that nobody finds. */
-#if defined(__x86_64__) && defined(__GLIBC__)
+ * Static functions only: clang before 18 gives others a name that nobody finds. Not under ThreadSanitizer:
+ * the choice is made before it is ready. */
+#ifdef __SANITIZE_THREAD__
+#define WIDEST
+#elif defined(__x86_64__) && defined(__GLIBC__)
 #define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define WIDEST
