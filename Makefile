@@ -99,8 +99,8 @@ valgrind: ## run the specs, and the processes they start, under valgrind; QUICK=
 	@$(here) .ci/setup test analyze
 	@$(MAKE) all $(preloads) $(programs)
 	@mkdir -p $(BUILD)/valgrind
-	@printf '#!/bin/sh\nexec valgrind -q --error-exitcode=99 %s "$$@"\n' "$$(command -v $(LUAJIT))" \
-	  >$(BUILD)/valgrind/luajit
+	@printf '#!/bin/sh\nexec %s -q --vgdb=no --error-exitcode=99 %s "$$@"\n' "$$(command -v valgrind)" \
+	  "$$(command -v $(LUAJIT))" >$(BUILD)/valgrind/luajit
 	@chmod +x $(BUILD)/valgrind/luajit
 	@.ci/tally start
 	@$(MAKE) run-specs LUAJIT='$(CURDIR)/$(BUILD)/valgrind/luajit' \
