@@ -50,7 +50,7 @@ static unsigned slot_of(const char *id) {
 }
 
 static void page_path(const sharearray_store *store, char *path) {
-  snprintf(path, SA_PATH, "%s/%s.changes.%u", store->shm_path, store->prefix, store->uid);
+  snprintf(path, SA_PATH, "%s.changes.%u", store->stem, store->uid);
 }
 
 static void page_make(const sharearray_store *store, const char *path) {

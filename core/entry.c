@@ -27,7 +27,8 @@ static int explain_open(const sharearray_store *store, const char *path, int err
 
 static int read_header(int fd, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message) {
   char head[FIRST_READ];
-  int64_t size = sa_read_all(fd, head, sizeof head, 0);
+  /* No more than there is, or the kernel would be asked once more whether there is none. */
+  int64_t size = sa_read_all(fd, head, file_size < sizeof head ? file_size : sizeof head, 0);
   if (size < 0) return sa_fail_errno(message, "cannot read");
   int code = sharearray_npy_read(head, (size_t)size, file_size, npy, is_short, message);
   if (!*is_short || (size_t)size < sizeof head) return code;

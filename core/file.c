@@ -58,8 +58,7 @@ static int try_temporary(const sharearray_store *store, uint32_t mode, struct sa
   static atomic_uint serial;
   struct stat st;
   /* '~' is no character of an id: this is no entry's name, whatever the id. */
-  snprintf(file->temporary, SA_PATH, "%s/%s~%ld.%u", store->shm_path, store->prefix, (long)getpid(),
-           atomic_fetch_add(&serial, 1));
+  snprintf(file->temporary, SA_PATH, "%s~%ld.%u", store->stem, (long)getpid(), atomic_fetch_add(&serial, 1));
   int fd = sa_process_open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode);
   if (fd < 0) {
     file->temporary[0] = '\0';

@@ -49,6 +49,8 @@ struct sharearray_store {
   atomic_uint references; /* the caller's, and one for each build and draft */
   char *shm_path;
   char *prefix;
+  char *stem; /* what the path of every file begins with: <shm_path>/<prefix> */
+  char *dot;  /* <shm_path>/. : the directory, where shm_path may be a symbolic link to it */
   int32_t mode;
   int64_t owner;
   uint32_t uid; /* who owns what is built here: `owner`, else the effective uid */
@@ -63,7 +65,7 @@ struct sharearray_store {
   ino_t ino;
   struct timespec changed;  /* its time of modification at the last sharearray_settled() */
   struct timespec lockless; /* and at the last sa_lockless() */
-  uint32_t looks;           /* for locks since then; UINT32_MAX: there is none */
+  uint32_t looks;           /* for locks so far, or since then; UINT32_MAX: there is none */
   struct sa_suspect *suspects;
   size_t suspect_count, suspect_capacity;
 };

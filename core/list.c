@@ -234,7 +234,7 @@ static void sweep_new(sharearray_store *store, const char *id) {
  * mode already, or still the one it was created with. */
 static void sweep_temporary(sharearray_store *store, const char *name) {
   char path[SA_PATH];
-  if (snprintf(path, sizeof path, "%s/%s%s", store->shm_path, store->prefix, name) >= SA_PATH) return;
+  if (snprintf(path, sizeof path, "%s%s", store->stem, name) >= SA_PATH) return;
   int fd = sa_open(path, O_RDONLY);
   if (fd < 0) return;
   struct flock range = {.l_type = F_RDLCK, .l_whence = SEEK_SET};

@@ -26,11 +26,14 @@ int sa_names(const sharearray_store *store, const char *id, struct sa_paths *pat
                    "invalid id '%.80s': it must match ^[A-Za-z0-9=+._-]+$ and, with the prefix '%.80s', be at most %d "
                    "characters",
                    id ? id : "", store->prefix, (int)(NAME_MAX - strlen(".npy.lock")));
-  int length = snprintf(paths->entry, SA_PATH, "%s/%s%s.npy", store->shm_path, store->prefix, id);
+  size_t stem = strlen(store->stem), length = stem + strlen(id) + strlen(".npy");
   if (length + sizeof ".lock" > SA_PATH) return sa_fail(message, SHAREARRAY_EINVAL, "the path of '%s' is too long", id);
-  memcpy(paths->lock, paths->entry, (size_t)length);
+  memcpy(paths->entry, store->stem, stem);
+  memcpy(paths->entry + stem, id, length - stem - strlen(".npy"));
+  memcpy(paths->entry + length - strlen(".npy"), ".npy", sizeof ".npy");
+  memcpy(paths->lock, paths->entry, length);
   memcpy(paths->lock + length, ".lock", sizeof ".lock");
-  memcpy(paths->fresh, paths->entry, (size_t)length);
+  memcpy(paths->fresh, paths->entry, length);
   memcpy(paths->fresh + length, ".new", sizeof ".new");
   return 0;
 }

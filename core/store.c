@@ -63,6 +63,12 @@ static int check_options(const sharearray_options *options, struct stat *directo
   return 0;
 }
 
+static char *join(const char *directory, const char *name) {
+  char *path = directory && name ? malloc(strlen(directory) + 1 + strlen(name) + 1) : NULL;
+  if (path) sprintf(path, "%s/%s", directory, name);
+  return path;
+}
+
 static int fill(sharearray_store *store, const sharearray_options *options, char *message) {
   struct statfs fs;
   atomic_init(&store->references, 1);
@@ -72,7 +78,9 @@ static int fill(sharearray_store *store, const sharearray_options *options, char
   store->shm_path = strdup(options->shm_path);
   store->prefix = strdup(options->prefix);
   store->trust = calloc(options->trusted + 1, sizeof *store->trust);
-  if (!store->shm_path || !store->prefix || !store->trust) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  store->stem = join(store->shm_path, store->prefix);
+  store->dot = join(store->shm_path, ".");
+  if (!store->prefix || !store->stem || !store->dot || !store->trust) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   if (options->trusted) memcpy(store->trust, options->trust, options->trusted * sizeof *store->trust);
   store->trusted = options->trusted;
   if (sys.statfs(store->shm_path, &fs) != 0) return sa_fail_errno(message, "cannot use shm_path %s", store->shm_path);
@@ -106,6 +114,8 @@ void sharearray_store_delete(sharearray_store *store) {
   sa_changes_delete(store);
   free(store->shm_path);
   free(store->prefix);
+  free(store->stem);
+  free(store->dot);
   free(store->trust);
   free(store->suspects);
   free(store);
