@@ -20,7 +20,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, SLOTS = 256, VERSION = 1 };
+enum {
+  PAGE = 4096,
+  SLOTS = 252,
+  VERSION = 1,
+  WATCHED = 4 * SA_RECHECK, /* ms between the looks of a waiter while another one watches the builder */
+  TIME = 0xfffff            /* the part of a mark that is a time: 17 minutes */
+};
 
 struct sa_page {
   char magic[8];
@@ -31,6 +37,7 @@ struct sa_page {
     _Atomic uint32_t counter;
     _Atomic uint32_t failed; /* when a rebuild of an id in this slot failed last, see stamp(); 0: never */
     _Atomic uint32_t whose;  /* hash of that id */
+    _Atomic uint32_t alive;  /* when a waiter last saw its builder alive, see mark_of() */
   } slots[SLOTS];
 };
 _Static_assert(sizeof(struct sa_page) <= PAGE, "the counters fit one page");
@@ -138,17 +145,39 @@ uint32_t sharearray_changes_of(const sharearray_store *store, const char *id) {
   return atomic_load(&store->page->slots[slot_of(id)].counter);
 }
 
+/* That a builder of the id was seen alive just now: part of the id's hash, and the time in ms. */
+static uint32_t mark_of(const char *id) {
+  return (hash_of(id) & ~TIME) | ((uint32_t)(uint64_t)sharearray_clock() & TIME);
+}
+
+/* Whether another waiter watches the id's builder: it left a mark within two of its looks. `mine` is the
+ * caller's own last one. */
+static bool is_watched(uint32_t mark, uint32_t mine, const char *id) {
+  uint32_t now = mark_of(id);
+  return mark != mine && (mark & ~TIME) == (now & ~TIME) && ((now - mark) & TIME) < 2 * SA_RECHECK;
+}
+
+/* While the counter stands still, all that a full look could find is that our builder has died. Of hundreds
+ * of waiters one looks for that, every SA_RECHECK. The others see by its marks that it still does, and look
+ * themselves now and then, as the page may lie. */
 void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
+  unsigned slot = slot_of(id);
+  const uint32_t *counter = (const uint32_t *)&store->page->slots[slot].counter;
+  uint32_t mine = 0;
+  bool doubt = false;
   double bound = ticket->recheck / 1e3;
-  const uint32_t *counter = (const uint32_t *)&store->page->slots[slot_of(id)].counter;
   while (seconds > 0) {
     if (seconds < bound) bound = seconds;
     struct timespec timeout = {.tv_sec = (time_t)bound, .tv_nsec = (long)((bound - (double)(time_t)bound) * 1e9)};
     /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
     if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) return;
-    /* All that the full look could find is that our builder has died; hundreds may be waiting. */
-    if (!store->page_ino || ticket->recheck != SA_RECHECK || !sa_lock_is_held(store, id)) return;
+    if (!store->page_ino || ticket->recheck != SA_RECHECK) return;
+    bool watched = is_watched(atomic_load(&store->page->slots[slot].alive), mine, id);
+    if ((!watched || doubt) && !sa_lock_is_held(store, id)) return;
+    if (!watched) atomic_store(&store->page->slots[slot].alive, mine = mark_of(id));
+    doubt = watched && !doubt;
     seconds -= bound;
+    bound = (watched ? WATCHED : SA_RECHECK) / 1e3;
   }
 }
 

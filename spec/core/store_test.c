@@ -332,18 +332,27 @@ static double now(void) {
   return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-static void wait_lasts_as_long_as_the_builder(void) {
+/* A child that builds `id` until it is killed. */
+static pid_t living_builder(const char *id) {
   sharearray_build *build = NULL;
-  sharearray_map *map = NULL;
   int ready[2];
+  char byte;
   CHECK(pipe(ready) == 0);
   pid_t child = fork();
   if (child == 0) {
-    if (attach("w", 0, NULL, &build) == SHAREARRAY_BUILD && write(ready[1], "", 1) == 1) pause();
+    if (attach(id, 0, NULL, &build) == SHAREARRAY_BUILD && write(ready[1], "", 1) == 1) pause();
     _exit(1);
   }
-  char byte;
   CHECK(read(ready[0], &byte, 1) == 1);
+  close(ready[0]);
+  close(ready[1]);
+  return child;
+}
+
+static void wait_lasts_as_long_as_the_builder(void) {
+  sharearray_build *build = NULL;
+  sharearray_map *map = NULL;
+  pid_t child = living_builder("w");
   CHECK(attach("w", 0, &map, &build) == SHAREARRAY_WAIT);
   double start = now();
   sharearray_wait(store, "w", &ticket, 0.5);
@@ -354,8 +363,77 @@ static void wait_lasts_as_long_as_the_builder(void) {
   CHECK(now() - start < 30);
   CHECK(attach_patiently("w", 0, &map, &build) == SHAREARRAY_BUILD);
   sharearray_build_delete(build);
-  close(ready[0]);
-  close(ready[1]);
+}
+
+static atomic_int looks; /* of waiters, whether the builder lives */
+
+static int count_looks(int fd, int command, struct flock *range) {
+  if (command == F_OFD_GETLK) atomic_fetch_add(&looks, 1);
+  return fcntl(fd, command, range);
+}
+
+static void *wait_a_while(void *seconds) {
+  sharearray_store *mine = open_store();
+  sharearray_ticket my_ticket;
+  sharearray_map *map = NULL;
+  sharearray_build *build = NULL;
+  CHECK(sharearray_attach(mine, "w", 0, &my_ticket, &map, &build, NULL) == SHAREARRAY_WAIT);
+  sharearray_wait(mine, "w", &my_ticket, *(double *)seconds);
+  sharearray_store_delete(mine);
+  return NULL;
+}
+
+static void of_many_waiters_one_watches_the_builder(void) {
+  enum { WAITERS = 8 };
+  struct sa_sys kept = sys;
+  pthread_t threads[WAITERS];
+  double seconds = 2;
+  pid_t child = living_builder("w");
+  atomic_store(&looks, 0);
+  sys.lock = count_looks;
+  for (int i = 0; i < WAITERS; i++) CHECK(pthread_create(&threads[i], NULL, wait_a_while, &seconds) == 0);
+  for (int i = 0; i < WAITERS; i++) pthread_join(threads[i], NULL);
+  sys = kept;
+  CHECK(atomic_load(&looks) > 0);
+  CHECK(atomic_load(&looks) < WAITERS * seconds * 1e3 / SA_RECHECK / 2); /* half as many as if each did */
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  sharearray_sweep(store, message);
+}
+
+static atomic_bool lying;
+
+/* Leaves every mark in the page as young as can be. */
+static void *lie(void *argument) {
+  enum { HEAD = 16, SLOT = 4, ALIVE = 3, WORDS = 1024, TIME = 0xfffff };
+  _Atomic uint32_t *words = (_Atomic uint32_t *)store->page;
+  while (atomic_load(&lying)) {
+    for (int i = HEAD + ALIVE; i < WORDS; i += SLOT) {
+      uint32_t mark = atomic_load(&words[i]);
+      if (mark) atomic_store(&words[i], (mark & ~(uint32_t)TIME) | ((uint32_t)sharearray_clock() & TIME));
+    }
+    usleep(1000);
+  }
+  return argument;
+}
+
+static void page_that_calls_a_dead_builder_alive_holds_nobody_up(void) {
+  sharearray_build *build = NULL;
+  sharearray_map *map = NULL;
+  pthread_t liar;
+  pid_t child = living_builder("w");
+  CHECK(attach("w", 0, &map, &build) == SHAREARRAY_WAIT);
+  sharearray_wait(store, "w", &ticket, 0.3); /* leaves marks */
+  atomic_store(&lying, true);
+  CHECK(pthread_create(&liar, NULL, lie, NULL) == 0);
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  double start = now();
+  sharearray_wait(store, "w", &ticket, 60);
+  CHECK(now() - start < 30);
+  atomic_store(&lying, false);
+  pthread_join(liar, NULL);
+  sharearray_sweep(store, message);
 }
 
 /* Waits until the directory's last change lies behind the clock's tick. */
@@ -912,6 +990,8 @@ int main(void) {
   RUN(short_file_that_was_completed_wins);
   RUN(dead_python_lock_beside_finished_data);
   RUN(wait_lasts_as_long_as_the_builder);
+  RUN(of_many_waiters_one_watches_the_builder);
+  RUN(page_that_calls_a_dead_builder_alive_holds_nobody_up);
   RUN(directory_that_stands_still_is_settled);
   RUN(lock_that_comes_late_is_found);
   RUN(existing_file_wins_over_a_late_link);
