@@ -67,7 +67,7 @@ serve: ## serve the demo's model with nginx, at http://127.0.0.1:8080/status
 # A private directory in shared memory, which goes with the run however that ends.
 bench: ## measure it against what people use today; QUICK=1 takes two minutes, WORK='hit wake' some of it
 	@$(here) .ci/setup bench
-	@$(MAKE) all $(BUILD)/bench/baseline.so $(BUILD)/bench/waiter
+	@$(MAKE) all $(BUILD)/bench/baseline.so $(BUILD)/bench/link_clock.so $(BUILD)/bench/waiter
 	@$(here) BENCH_BUILD='$(CURDIR)/$(BUILD)/bench' BENCH_QUICK='$(QUICK)' .ci/bench $(WORK)
 
 cluster: ## three machines in small, with a Redis and with a Redis Cluster: one build in all
@@ -219,6 +219,10 @@ $(BUILD)/bench/waiter: bench/programs/waiter.c $(wildcard bench/baseline/*.[ch])
 	@mkdir -p $(@D)
 	$(CC) $(flags) -O2 $(LDFLAGS) -o $@ $(filter %.c,$^)
 
+$(BUILD)/bench/link_clock.so: bench/programs/link_clock.c
+	@mkdir -p $(@D)
+	$(CC) $(flags) -O2 -shared $(LDFLAGS) -o $@ $<
+
 -include $(wildcard $(BUILD)/core/*.d $(BUILD)/spec/*.d $(BUILD)/spec/core/*.d $(BUILD)/spec/torture/*.d)
 
 # The parts of test and lint: no set-up here. `.ci/tally` counts, and fails in `sum` only.
@@ -294,4 +298,4 @@ lint-format:
 lint-gcc lint-clang: lint-%:
 	@$(MAKE) CC=$* BUILD=$(BUILD)/$* compile
 
-compile: all $(harnesses) $(tortures) $(preloads) $(programs) $(BUILD)/bench/baseline.so $(BUILD)/bench/waiter
+compile: all $(harnesses) $(tortures) $(preloads) $(programs) $(BUILD)/bench/baseline.so $(BUILD)/bench/link_clock.so $(BUILD)/bench/waiter

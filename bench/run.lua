@@ -21,9 +21,13 @@ local function failed(name, why)
     reach = "it failed: " .. why, met = false }
 end
 
+-- What a work wants to be preloaded.
+local PRELOADS = { wake = "LD_PRELOAD=$BENCH_BUILD/link_clock.so" }
+
 local function run(name)
   io.stderr:write(("%s %s\n"):format(os.date "%H:%M:%S", name))
-  local pipe = io.popen(("%s bench/work/%s.lua || echo failed"):format(os.getenv "LUAJIT" or "luajit", name))
+  local pipe = io.popen(("%s %s bench/work/%s.lua || echo failed"):format(PRELOADS[name] or "",
+    os.getenv "LUAJIT" or "luajit", name))
   for line in pipe:lines() do
     local kind, text = line:match "^(%l+) (.*)$"
     if kind == "row" then
