@@ -381,6 +381,7 @@ int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_n
   if (code) return code;
   npy.offset = start + length;
   if (npy.nbytes > file_size - npy.offset) return too_short(is_short, message, "it is shorter than its header says");
+  npy.layout = sa_layout(&npy);
   *out = npy;
   return 0;
 }

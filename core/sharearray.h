@@ -123,6 +123,8 @@ typedef struct sharearray_npy {
   uint64_t nbytes;       /* of the data */
   uint32_t descr_offset; /* where the descr stands in the file, without quotes, bytes; '[': structured */
   uint32_t descr_length;
+  uint32_t layout; /* dtype, dimension and width of the sizes in one number: arrays of one layout have views of one
+                      struct. 0: none in C order of bool, integers, floats or complex numbers */
 } sharearray_npy;
 
 /* A member of a bundle. */
@@ -292,6 +294,11 @@ SHAREARRAY_API void sharearray_unref(sharearray_map *map);
 /* The same for the map that a struct of `size` bytes has in its first member, after which the struct is all
  * zeros. One call for a finalizer, which interpreted code is slow at. */
 SHAREARRAY_API void sharearray_release(void *holder, size_t size);
+/* Fills in a view of an array of a map (its own, or a member's) whose layout is not 0. Its struct has const void
+ * *map, const uint8_t *sealed, T *elements; const int32_t *bits, the same address, if `bits` is 1; then count and a
+ * size for each dimension, as int32_t, or as double where the last bit of the layout is set. The view takes a
+ * reference of its own, which sharearray_release() gives back. */
+SHAREARRAY_API void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, void *view);
 /* Enters all pages into the process's page table now, instead of one fault at a time: what is going to be
  * read in full is read sooner. Advice: nothing happens where the kernel is older than 5.14. */
 SHAREARRAY_API void sharearray_prefault(const sharearray_map *map);

@@ -65,6 +65,7 @@ typedef struct sharearray_npy {
   uint64_t nbytes;
   uint32_t descr_offset;
   uint32_t descr_length;
+  uint32_t layout;
 } sharearray_npy;
 typedef struct sharearray_member {
   const char *name;
@@ -145,6 +146,7 @@ int sharearray_private(uint64_t bytes, sharearray_map **map, char *message);
 void sharearray_ref(sharearray_map *map);
 void sharearray_unref(sharearray_map *map);
 void sharearray_release(void *holder, size_t size);
+void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, void *view);
 void sharearray_prefault(const sharearray_map *map);
 int sharearray_lend(sharearray_map *map, uint64_t offset, uint64_t size, sharearray_map **lent,
       void **bytes, char *message);

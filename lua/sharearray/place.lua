@@ -91,6 +91,8 @@ end
 
 -- The view of an array whose file begins at `start` in the mapping; nil and why there can be none.
 local function view_of(map, array, start)
+  local known = view.mapped(map, array)
+  if known then return known end
   local base = ffi.cast(char_p, map.base)
   local type_, problem = dtype_of(map, array, start)
   if not type_ then return nil, problem end
@@ -104,7 +106,7 @@ local function view_of(map, array, start)
       step = step * shape[i]
     end
   end
-  return view.new(type_, shape, strides, base + array.offset, map, false)
+  return view.first(array.layout, type_, shape, strides, base + array.offset, map)
 end
 
 -- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.

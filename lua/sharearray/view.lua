@@ -109,7 +109,7 @@ local function make_class(dtype, ndim, contiguous, wide, inner)
   local hooks = setmetatable({}, { __index = fail })
   local spec = { dtype = dtype, ndim = ndim, contiguous = contiguous, wide = wide, inner = inner and inner.make }
   local class = element.compile(spec, hooks)
-  class.dtype, class.ndim, class.contiguous = dtype, ndim, contiguous
+  class.dtype, class.ndim, class.contiguous, class.bits = dtype, ndim, contiguous, dtype.reader.bits and 1 or 0
   hooks.property = make_property(class)
   classes[class] = true
   local size = ffi.sizeof(class.ctype)
@@ -447,6 +447,26 @@ function view.new(dtype, shape, strides, pointer, map, writable)
   local apart = {}
   for axis, stride in ipairs(strides) do apart[axis] = stride * dtype.itemsize end
   return construct(dtype, shape, apart, pointer, map, sealed)
+end
+
+local by_layout = {} -- the classes of mapped arrays, by what the core calls their layout
+
+--- The view of a mapped array, if there has been one of its layout; else nil. The core fills it in.
+-- @param map `sharearray_map *` that it is in; the view takes its own reference
+-- @param array `sharearray_npy`, of the map or of a member
+function view.mapped(map, array)
+  local class = by_layout[array.layout]
+  if not class then return nil end
+  local result = class.ctype()
+  C.sharearray_view(map, array, class.bits, result)
+  return result
+end
+
+--- The first one of a layout: read-only, the rest as for `view.new`.
+function view.first(layout, dtype, shape, strides, pointer, map)
+  local result = view.new(dtype, shape, strides, pointer, map, false)
+  if layout ~= 0 then by_layout[layout] = class_of(result) end
+  return result
 end
 
 --- A view of memory that another one shows: C order, `map` and `sealed` as that one has them.

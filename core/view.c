@@ -1,0 +1,34 @@
+/* Views of mapped arrays, filled in as the LuaJIT binding lays them out (lua/sharearray/element.lua): what it
+ * would do with a dozen conversions, each of which costs more here than in C. */
+#include "internal.h"
+
+#include <string.h>
+
+/* The byte that a view's `sealed` points to where the memory was never writable. */
+static const uint8_t always = 1;
+
+uint32_t sa_layout(const sharearray_npy *npy) {
+  uint64_t extent = 1;
+  if (!npy->kind || !strchr("biufc", npy->kind) || npy->itemsize > 16 || npy->fortran) return 0;
+  for (int i = 0; i < npy->ndim; i++)
+    if (npy->shape[i]) extent *= npy->shape[i]; /* no overflow: the header was measured */
+  return (uint32_t)npy->kind << 24 | npy->itemsize << 16 | (uint32_t)npy->ndim << 8 | (extent > INT32_MAX);
+}
+
+void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, void *view) {
+  const char *elements = (const char *)map->base + array->offset;
+  const void *pointers[4] = {map, &always, elements, elements};
+  size_t used = (bits ? 4 : 3) * sizeof *pointers;
+  uint64_t count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
+  for (int i = 0; i < array->ndim; i++) count *= sizes[1 + i] = array->shape[i];
+  sizes[0] = count;
+  sharearray_ref(map);
+  memcpy(view, pointers, used);
+  char *at = (char *)view + used;
+  for (int i = 0; i <= array->ndim; i++) {
+    int32_t narrow = (int32_t)sizes[i];
+    double wide = (double)sizes[i];
+    if (array->layout & 1) memcpy(at + (size_t)i * sizeof wide, &wide, sizeof wide);
+    else memcpy(at + (size_t)i * sizeof narrow, &narrow, sizeof narrow);
+  }
+}
