@@ -3,11 +3,12 @@
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
 local ffi = require "ffi"
+local layout = require "sharearray.layout"
 local view = require "sharearray.view"
 local raises = require("support.views").raises
 
 local function check(x, name, shape, list)
-  assert.is_true(view.is(x) and view.is_writable(x) and view.contiguous(x))
+  assert.is_true(view.is(x) and view.is_writable(x) and layout.contiguous(x))
   assert.equal(name, tostring(x.dtype))
   assert.same(shape, x.shape)
   assert.same(list, x:totable())

@@ -103,7 +103,7 @@ describe("strings", function()
     assert.equal("", x:string())
     assert.equal(0, x.nbytes)
     raises("do not fit S0", function() x[0] = "a" end)
-    for _ in require("sharearray.view").pieces(x, 10) do end
+    for _ in require("sharearray.layout").pieces(x, 10) do end
     assert.is_false(pcall(array.array, "abc", "S0"))
   end)
 

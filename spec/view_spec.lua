@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
+local layout = require "sharearray.layout"
 local view = require "sharearray.view"
 
 local read_only, counting, raises, collect = views.read_only, views.counting, views.raises, views.collect
@@ -279,23 +280,23 @@ describe("what leaves a view", function()
     for _, v in ipairs { x, x:transpose(), x:transpose():slice(1, 4), x:slice(1, 3), x[2]:transpose() } do
       for _, limit in ipairs { 1, 2, 3, 7, 64, 1e6 } do
         local parts = {}
-        for pointer, bytes in view.pieces(v, limit) do
+        for pointer, bytes in layout.pieces(v, limit) do
           assert.is_true(bytes > 0 and bytes <= math.max(limit, 2))
           parts[#parts + 1] = ffi.string(pointer, bytes)
         end
         assert.equal(v:string(), table.concat(parts))
       end
     end
-    for _ in view.pieces(array.new("int8", { 0, 3 }), 10) do error("a piece of nothing") end
+    for _ in layout.pieces(array.new("int8", { 0, 3 }), 10) do error("a piece of nothing") end
     local scalar = {}
-    for pointer, bytes in view.pieces(array.array(1, "int16"), 10) do scalar[1] = ffi.string(pointer, bytes) end
+    for pointer, bytes in layout.pieces(array.array(1, "int16"), 10) do scalar[1] = ffi.string(pointer, bytes) end
     assert.same({ "\1\0" }, scalar)
   end)
 
   it("pieces: go on when the view is closed meanwhile", function()
     local x = counting("int8", 10)
     local parts = {}
-    for pointer, bytes in view.pieces(x, 4) do
+    for pointer, bytes in layout.pieces(x, 4) do
       x:close()
       collect()
       parts[#parts + 1] = ffi.string(pointer, bytes)

@@ -6,6 +6,7 @@ local convert = require "sharearray.convert"
 local copy = require "sharearray.copy"
 local dtypes = require "sharearray.dtype"
 local ffi = require "ffi"
+local layout = require "sharearray.layout"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
@@ -191,10 +192,10 @@ end
 
 local function from_view(source, dtype)
   if source.map == nil then return nil, "the view is closed" end
-  if dtype and dtype ~= source.dtype and view.contiguous(source) then return converted(source, dtype) end
+  if dtype and dtype ~= source.dtype and layout.contiguous(source) then return converted(source, dtype) end
   local result, message = allocate(source.dtype, source.shape)
   if not result then return nil, message end
-  view.copy(source, result.data)
+  layout.copy(source, result.data)
   if dtype and dtype ~= source.dtype then return converted(result, dtype) end
   return result
 end

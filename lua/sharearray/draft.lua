@@ -10,6 +10,7 @@ local array = require "sharearray.array"
 local bundle = require "sharearray.bundle"
 local copy = require "sharearray.copy"
 local dtype = require "sharearray.dtype"
+local layout = require "sharearray.layout"
 local place_ = require "sharearray.place"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
@@ -134,7 +135,7 @@ end
 -- Whether `value` is all of the memory behind the header at `at`, whatever its shape is by now. A
 -- header of the same length is then written for that shape.
 local function fits(value, map, at, header_length, nbytes)
-  if not view.is(value) or view.map(value) ~= map or value.nbytes ~= nbytes or not view.contiguous(value) then
+  if not view.is(value) or view.map(value) ~= map or value.nbytes ~= nbytes or not layout.contiguous(value) then
     return false
   end
   local start = ffi.cast("char *", map.base) + at
@@ -163,7 +164,7 @@ local function content_of(self, value)
     pointer, type_, shape, strides = array.elements(value)
   end
   local function pieces()
-    if view.is(value) then return view.pieces(value, limit) end
+    if view.is(value) then return layout.pieces(value, limit) end
     local step = copy.pieces(pointer, type_.itemsize, shape, strides, limit)
     return function() return step(value) end -- which keeps the memory alive
   end

@@ -2,6 +2,7 @@
 -- @module sharearray.reduce
 
 local ffi = require "ffi"
+local layout = require "sharearray.layout"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -30,12 +31,12 @@ end
 --- The sum of all elements of a view; or nil and a message.
 function reduce.sum(v)
   local dtype = v.dtype
-  if view.contiguous(v) then
+  if layout.contiguous(v) then
     if not add(dtype, view.pointer(v), nil, v.size) then return refuse(dtype) end
     return result_of(dtype)
   end
   local sum, whole = 0, ffi.new("uint64_t", 0)
-  for piece, bytes in view.pieces(v, PIECE) do
+  for piece, bytes in layout.pieces(v, PIECE) do
     if not add(dtype, piece, nil, bytes / dtype.itemsize) then return refuse(dtype) end
     sum, whole = sum + real[0], whole + integer[0]
   end
@@ -44,7 +45,7 @@ function reduce.sum(v)
 end
 
 -- Without gaps: the view, or a copy.
-local function packed(v) return view.contiguous(v) and v or v:copy() end
+local function packed(v) return layout.contiguous(v) and v or v:copy() end
 
 --- The sum of the products; or nil and a message.
 function reduce.dot(v, w)

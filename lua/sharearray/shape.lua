@@ -9,6 +9,8 @@ local M = {}
 
 local MAXDIMS = C.SHAREARRAY_MAXDIMS
 
+M.MAXDIMS = MAXDIMS
+
 --- Whether `x` is a finite integer.
 function M.is_integer(x)
   return type(x) == "number" and floor(x) == x and x - x == 0

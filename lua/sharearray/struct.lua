@@ -170,7 +170,7 @@ end
 local function make_getter(field, MAP, SEALED)
   local offset, dtype, shape = field.offset, field.dtype, field.shape
   if #shape > 0 then
-    return function(self, pointer) return view.part(dtype, shape, pointer + offset, self[MAP], self[SEALED]) end
+    return function(self, pointer) return view.make(dtype, shape, nil, pointer + offset, self[MAP], self[SEALED]) end
   end
   if dtype.reader.fields then
     local make = dtype.reader.make()
