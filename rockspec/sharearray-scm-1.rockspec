@@ -86,6 +86,7 @@ build = {
     ["sharearray.origin.redis_client"] = "lua/sharearray/origin/redis_client.lua",
     ["sharearray.origin.redis_news"] = "lua/sharearray/origin/redis_news.lua",
     ["sharearray.place"] = "lua/sharearray/place.lua",
+    ["sharearray.readers"] = "lua/sharearray/readers.lua",
     ["sharearray.reduce"] = "lua/sharearray/reduce.lua",
     ["sharearray.resty"] = "lua/sharearray/resty.lua",
     ["sharearray.shape"] = "lua/sharearray/shape.lua",

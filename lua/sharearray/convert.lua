@@ -1,11 +1,8 @@
---- What one element looks like to Lua: how it is read from memory, and which Lua values it takes.
--- One reader and one writer per dtype. A reader is Lua source, spliced into the accessors that
--- `sharearray.element` generates; a writer is a function `value -> element`, or `nil, message`.
+--- Which Lua values a dtype takes, and the numbers that neither C nor LuaJIT has.
 --
--- Why reading a float takes a look at its bits first: LuaJIT keeps type tags in the NaN space of a
--- double, and a load through an FFI pointer does not canonicalize. `ffi.cast("float *", bits)[0]`
--- with the bits 0xffffffff is not NaN but nil, other bits are a table at an address of the file's
--- choice. Only after the bits are known to be harmless may the value be loaded at all.
+-- A writer is a function `value -> element`, or `nil, message`; there is one per dtype. Numbers of half
+-- precision are looked up, and NaNs that LuaJIT must not load replaced (see sharearray.readers). A process that
+-- reads float32 needs none of this, and does not load it.
 -- @module sharearray.convert
 
 local bit = require "bit"
@@ -21,32 +18,6 @@ local convert = {}
 
 --- NaN whose bits are LuaJIT's own.
 convert.nan = 0 / 0
-
--- The sign bit flipped, so that one signed comparison does the work of an unsigned one. Above the
--- limits lie the NaNs with the sign bit and a payload. For a double the high word decides.
-local FLOAT_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7fc00000"
-local DOUBLE_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7ff80000"
-
--- A reader: `guard`, statements run before the load, which may return; `value`, the expression of
--- the element `elements[k]`; `number`, the same as a Lua number, nil where it is none. They may use the
--- names that element.lua passes in. With `bits` set, `bits` is the same memory as int32; `make` is a
--- function that gives, when first needed, what the pieces know as `read`.
-local function plain(value, number)
-  return { guard = "", value = value, number = number }
-end
-
-local function float(tagged)
-  local value = "elements[k]"
-  return { guard = "if " .. tagged .. " then return nan end", value = value, number = value, bits = true }
-end
-
-local function complex(re, im, words_per)
-  return {
-    guard = ("if %s or %s then return quiet(elements[k], bits, k, %d) end"):format(re, im, words_per),
-    value = "elements[k]",
-    bits = true,
-  }
-end
 
 local function describe(value)
   if type(value) == "cdata" then return tostring(ffi.typeof(value)) end
@@ -196,25 +167,6 @@ function convert.quiet(z, bits, k, words_per)
   return (words_per == 1 and complex64 or complex128)(re, im)
 end
 
-local element = "elements[k]"
-
--- Through a table of all numbers.
-local function tabulated(make)
-  return { guard = "", value = "read[elements[k]]", number = "read[elements[k]]", make = make }
-end
-
-convert.readers = {
-  bool = plain(element, "(elements[k] and 1 or 0)"),
-  int64 = plain(element, "tonumber(elements[k])"),
-  uint64 = plain(element, "tonumber(elements[k])"),
-  float16 = tabulated(convert.halves),
-  bfloat16 = tabulated(convert.bfloats),
-  float32 = float(FLOAT_TAGGED:format("k")),
-  float64 = float(DOUBLE_TAGGED:format("2 * k + 1")),
-  complex64 = complex(FLOAT_TAGGED:format("2 * k"), FLOAT_TAGGED:format("2 * k + 1"), 1),
-  complex128 = complex(DOUBLE_TAGGED:format("4 * k + 1"), DOUBLE_TAGGED:format("4 * k + 3"), 2),
-}
-
 convert.writers = {
   bool = to_bool,
   int64 = to_int64,
@@ -230,7 +182,6 @@ convert.writers = {
 for bits = 8, 32, 8 do
   if bits ~= 24 then
     local int, uint = "int" .. bits, "uint" .. bits
-    convert.readers[int], convert.readers[uint] = plain(element, element), plain(element, element)
     convert.writers[int] = integer(int, -2 ^ (bits - 1), 2 ^ (bits - 1) - 1)
     convert.writers[uint] = integer(uint, 0, 2 ^ bits - 1)
   end

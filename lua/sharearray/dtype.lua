@@ -11,14 +11,16 @@
 --   unit      of a date or a time span, "ns"
 --   names     of a structured dtype, its fields' in order
 --
--- and, for the modules that make views, `constant` (that C type, const throughout), `reader` and `writer`
--- (see sharearray.convert). A dtype of a new kind brings its own pair; nothing else asks what kind it is.
+-- and, for the modules that make views, `constant` (that C type, const throughout), `reader` (see
+-- sharearray.readers) and `writer` (see sharearray.convert). A dtype of a new kind brings its own pair;
+-- nothing else asks what kind it is.
 -- @module sharearray.dtype
 
-local convert = require "sharearray.convert"
 local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
+local readers = require "sharearray.readers"
 
+local convert = lazy "sharearray.convert"
 local descr = lazy "sharearray.descr"
 local struct = lazy "sharearray.struct"
 local text = lazy "sharearray.text"
@@ -39,18 +41,26 @@ local function register(fields)
   return object
 end
 
+-- The writer of a dtype is found when first needed.
+local plain = {
+  __index = function(fields, key)
+    if key ~= "writer" then return nil end
+    fields.writer = convert.writers[fields.name]
+    return fields.writer
+  end,
+}
+
 -- A dtype whose elements C and LuaJIT know.
 local function define(name, kind, itemsize, ctype, spelling)
-  local object = register {
+  local object = register(setmetatable({
     name = name,
     kind = kind,
     itemsize = itemsize,
     descr = spelling or (itemsize == 1 and "|" or "<") .. kind .. itemsize,
     ctype = ctype,
     constant = "const " .. ctype,
-    reader = convert.readers[name],
-    writer = convert.writers[name],
-  }
+    reader = readers[name],
+  }, plain))
   if not spelling then
     local byte = kind:byte()
     by_kind[byte] = by_kind[byte] or {}
@@ -113,7 +123,7 @@ local function time_of(word, rest)
   return by_name[name] or register {
     name = name, kind = name:sub(1, 1) == "d" and "M" or "m", itemsize = 8, unit = unit,
     descr = (name:sub(1, 1) == "d" and "<M8" or "<m8") .. rest,
-    ctype = "int64_t", constant = "const int64_t", reader = convert.readers.int64, writer = convert.writers.int64,
+    ctype = "int64_t", constant = "const int64_t", reader = readers.int64, writer = convert.writers.int64,
   }
 end
 

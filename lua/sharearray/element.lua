@@ -1,6 +1,6 @@
 --- The hot paths of a view: C struct, element access, rows, as Lua source made to measure.
 --
--- One class per (dtype, ndim, layout, width). Everything that is known of a class is in its text: the
+-- One class per (dtype, ndim, layout, width, writable or not). Everything that is known of a class is in its text: the
 -- checks are unrolled over the axes, there is no loop, no vararg, no closure, so that LuaJIT
 -- compiles `v(i, j)` in a loop to two comparisons per index and a load.
 --
@@ -14,7 +14,6 @@
 -- @module sharearray.element
 
 local bit = require "bit"
-local convert = require "sharearray.convert"
 local ffi = require "ffi"
 local C = require("sharearray.cdefs").C
 
@@ -67,7 +66,7 @@ local function offset(spec)
 end
 
 local TEMPLATE = [[
-local type, tonumber, floor, bxor, cast, nan, quiet, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
+local type, tonumber, floor, bxor, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
   ref, inner = ...
 
 local function make(map, sealed, elements$MAKE)
@@ -99,6 +98,13 @@ local function number(self, $INDICES extra)
   return $NUMBER
 end
 
+$SETTING
+$INDEXING
+return { make = make, get = get, number = number, set = set, index = index, newindex = newindex, step = step }
+]]
+
+-- x:set(i, ..., value), of memory that may be written, and of such that never could be.
+local SETTING = [[
 local function set(self, $INDICES value, extra)
   if $CHECKS and extra == nil and self.sealed[0] == 0 then
     local at = $OFFSET
@@ -110,9 +116,12 @@ local function set(self, $INDICES value, extra)
   end
   return fail.set(self, $INDICES value, extra)
 end
+]]
 
-$INDEXING
-return { make = make, get = get, number = number, set = set, index = index, newindex = newindex, step = step }
+local NO_SETTING = [[
+local function set(self, ...)
+  return fail.set(self, ...)
+end
 ]]
 
 -- v[i], x[i] = value and the step of `for i, x in v:iter()`, which differ by ndim.
@@ -212,16 +221,17 @@ local function render(spec)
     NUMBER = reader.number or "fail.number(self)",
   }
   local indexing = n == 0 and INDEXING_0 or n == 1 and INDEXING_1 or INDEXING_N
-  local text = TEMPLATE:gsub("%$INDEXING", function() return indexing end)
+  local text = TEMPLATE:gsub("%$(%u+)", { SETTING = spec.writable and SETTING or NO_SETTING, INDEXING = indexing })
   return (text:gsub("%$(%u+)", holes))
 end
 
 local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")
 local map_p = ffi.typeof("sharearray_map *")
+local nan = 0 / 0 -- whose bits are LuaJIT's own
 local function ref(map) C.sharearray_ref(map) end
 
 --- Makes the functions of one class.
--- @tparam table spec dtype, ndim, contiguous, wide; inner: `make` of the class of its rows (ndim > 1)
+-- @tparam table spec dtype, ndim, contiguous, wide, writable; inner: `make` of the class of its rows (ndim > 1)
 -- @tparam table fail what to call, in tail position, when a check fails
 -- @treturn table ctype, the struct; mutable and constant, pointers to its elements; and the functions
 --   make(map, sealed, elements, shape..., strides...), which takes a reference of the map, get, number,
@@ -231,15 +241,15 @@ function element.compile(spec, fail)
   local ct = ffi.typeof(struct(spec, tostring(element)))
   local mutable, constant = ffi.typeof(dtype.ctype .. " *"), ffi.typeof(dtype.constant .. " *")
   local name = ("=sharearray(%s, %d)"):format(dtype.name, spec.ndim)
-  local class = assert(loadstring(render(spec), name))(type, tonumber, math.floor, bit.bxor, ffi.cast,
-    convert.nan, convert.quiet, dtype.reader.make and dtype.reader.make(), dtype.writer, fail,
-    ct, mutable, constant, map_p, int32_p, bytes_p, ref, spec.inner)
+  local class = assert(loadstring(render(spec), name))(type, tonumber, math.floor, bit.bxor, ffi.cast, nan,
+    dtype.reader.make and dtype.reader.make(), spec.writable and dtype.writer, fail, ct, mutable, constant, map_p,
+    int32_p, bytes_p, ref, spec.inner)
   class.ctype, class.mutable, class.constant = ct, mutable, constant
   return class
 end
 
 local LOAD = [[
-local tonumber, bxor, cast, nan, quiet, read, constant, bits_p = ...
+local tonumber, bxor, cast, nan, read, constant, bits_p = ...
 return function(pointer)
   local k, elements, bits = 0, cast(constant, pointer), cast(bits_p, pointer)
   $GUARD
@@ -251,8 +261,8 @@ end
 function element.load(dtype)
   local reader = dtype.reader
   local text = LOAD:gsub("%$(%u+)", { GUARD = reader.guard, VALUE = reader.value })
-  return assert(loadstring(text, "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.bxor, ffi.cast, convert.nan,
-    convert.quiet, reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), int32_p)
+  return assert(loadstring(text, "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.bxor, ffi.cast, nan,
+    reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), int32_p)
 end
 
 return element

@@ -89,12 +89,12 @@ local function make_hooks()
   return setmetatable(hooks, { __index = failures })
 end
 
-local function make_class(dtype, ndim, contiguous, wide, inner)
+local function make_class(spec)
   local hooks = make_hooks()
-  local spec = { dtype = dtype, ndim = ndim, contiguous = contiguous, wide = wide, inner = inner and inner.make }
   local class = element.compile(spec, hooks)
   hooks.class = class
-  class.dtype, class.ndim, class.contiguous, class.bits = dtype, ndim, contiguous, dtype.reader.bits and 1 or 0
+  class.dtype, class.ndim, class.contiguous = spec.dtype, spec.ndim, spec.contiguous
+  class.bits = spec.dtype.reader.bits and 1 or 0
   classes[class] = true
   local size = ffi.sizeof(class.ctype)
   ffi.metatype(class.ctype, {
@@ -112,22 +112,24 @@ end
 
 local made = {} -- dtype -> number -> class
 
+local function key_of(ndim, contiguous, wide, writable)
+  return ndim * 8 + (contiguous and 4 or 0) + (wide and 2 or 0) + (writable and 1 or 0)
+end
+
 -- Anonymous structs, kept here: a second copy of this module in the process has its own, and
 -- ffi.metatype may be called once for each.
-local function class_for(dtype, ndim, contiguous, wide)
-  local of_dtype = made[dtype]
+local function class_for(dtype, ndim, contiguous, wide, writable)
+  local of_dtype, key = made[dtype], key_of(ndim, contiguous, wide, writable)
   if not of_dtype then
     of_dtype = {}
     made[dtype] = of_dtype
   end
-  local key = ndim * 4 + (contiguous and 2 or 0) + (wide and 1 or 0)
-  local class = of_dtype[key]
-  if not class then
-    local inner = ndim > 1 and class_for(dtype, ndim - 1, contiguous, wide) or nil
-    class = make_class(dtype, ndim, contiguous, wide, inner)
-    of_dtype[key] = class
+  if not of_dtype[key] then
+    local inner = ndim > 1 and class_for(dtype, ndim - 1, contiguous, wide, writable).make or nil
+    of_dtype[key] = make_class { dtype = dtype, ndim = ndim, contiguous = contiguous, wide = wide, writable = writable,
+      inner = inner }
   end
-  return class
+  return of_dtype[key]
 end
 
 -- Whether a size or an offset does not fit int32.
@@ -140,18 +142,30 @@ local function is_wide(shape, strides)
   return extent >= 2 ^ 31 or reach >= 2 ^ 31
 end
 
+local function instance(class, shape, strides, pointer, map, sealed)
+  if not strides then return class.make(map, sealed, cast(class.constant, pointer), unpack(shape)) end
+  local dims = {}
+  for axis, n in ipairs(shape) do dims[axis] = n end
+  for axis, stride in ipairs(strides) do dims[#shape + axis] = stride end
+  return class.make(map, sealed, cast(class.constant, pointer), unpack(dims))
+end
+
 --- A view; all others are made by this.
 -- @tparam table shape
 -- @param strides in bytes; nil for C order
 -- @param sealed points to a byte that is 0 as long as the memory may be written
 function view.make(dtype, shape, strides, pointer, map, sealed)
   if strides and shapes.is_c_order(shape, strides, dtype.itemsize) then strides = nil end
-  local class = class_for(dtype, #shape, strides == nil, is_wide(shape, strides))
-  if not strides then return class.make(map, sealed, cast(class.constant, pointer), unpack(shape)) end
-  local dims = {}
-  for axis, n in ipairs(shape) do dims[axis] = n end
-  for axis, stride in ipairs(strides) do dims[#shape + axis] = stride end
-  return class.make(map, sealed, cast(class.constant, pointer), unpack(dims))
+  local ndim, contiguous, wide, writable = #shape, strides == nil, is_wide(shape, strides), sealed ~= always
+  local class = made[dtype] and made[dtype][key_of(ndim, contiguous, wide, writable)]
+  if class then return instance(class, shape, strides, pointer, map, sealed) end
+  -- So much is made with a class that whoever holds the memory until now may be collected meanwhile.
+  local held = cast(map_p, map)
+  C.sharearray_ref(held)
+  class = class_for(dtype, ndim, contiguous, wide, writable)
+  local result = instance(class, shape, strides, pointer, map, sealed)
+  C.sharearray_unref(held)
+  return result
 end
 
 --- A view of mapped memory.
@@ -194,7 +208,7 @@ function view.is(x) return class_of(x) ~= nil end
 
 --- Makes the classes that most arrays are of: for whoever has nothing to do but to wait for one.
 function view.prepare(dtypes)
-  for _, dtype in ipairs(dtypes) do class_for(dtype, 2, true, false) end
+  for _, dtype in ipairs(dtypes) do class_for(dtype, 2, true, false, false) end
 end
 
 --- Whether elements of the view `x` may be set.

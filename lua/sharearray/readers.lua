@@ -1,0 +1,64 @@
+--- How an element is read: Lua source, one reader per dtype, spliced into the accessors that
+-- `sharearray.element` generates.
+--
+-- Why reading a float takes a look at its bits first: LuaJIT keeps type tags in the NaN space of a
+-- double, and a load through an FFI pointer does not canonicalize. `ffi.cast("float *", bits)[0]`
+-- with the bits 0xffffffff is not NaN but nil, other bits are a table at an address of the file's
+-- choice. Only after the bits are known to be harmless may the value be loaded at all.
+-- @module sharearray.readers
+
+local lazy = require "sharearray.lazy"
+
+local convert = lazy "sharearray.convert"
+
+-- The sign bit flipped, so that one signed comparison does the work of an unsigned one. Above the
+-- limits lie the NaNs with the sign bit and a payload. For a double the high word decides.
+local FLOAT_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7fc00000"
+local DOUBLE_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7ff80000"
+
+-- A reader: `guard`, statements run before the load, which may return; `value`, the expression of
+-- the element `elements[k]`; `number`, the same as a Lua number, nil where it is none. They may use the
+-- names that element.lua passes in. With `bits` set, `bits` is the same memory as int32; `make` is a
+-- function that gives, when first needed, what the pieces know as `read`.
+local function plain(value, number)
+  return { guard = "", value = value, number = number }
+end
+
+local function float(tagged)
+  local value = "elements[k]"
+  return { guard = "if " .. tagged .. " then return nan end", value = value, number = value, bits = true }
+end
+
+local function complex(re, im, words_per)
+  return {
+    guard = ("if %s or %s then return read(elements[k], bits, k, %d) end"):format(re, im, words_per),
+    value = "elements[k]",
+    bits = true,
+    make = function() return convert.quiet end,
+  }
+end
+
+-- Through a table of all numbers.
+local function tabulated(make)
+  return { guard = "", value = "read[elements[k]]", number = "read[elements[k]]", make = make }
+end
+
+local element = "elements[k]"
+
+local readers = {
+  bool = plain(element, "(elements[k] and 1 or 0)"),
+  int64 = plain(element, "tonumber(elements[k])"),
+  uint64 = plain(element, "tonumber(elements[k])"),
+  float16 = tabulated(function() return convert.halves() end),
+  bfloat16 = tabulated(function() return convert.bfloats() end),
+  float32 = float(FLOAT_TAGGED:format("k")),
+  float64 = float(DOUBLE_TAGGED:format("2 * k + 1")),
+  complex64 = complex(FLOAT_TAGGED:format("2 * k"), FLOAT_TAGGED:format("2 * k + 1"), 1),
+  complex128 = complex(DOUBLE_TAGGED:format("4 * k + 1"), DOUBLE_TAGGED:format("4 * k + 3"), 2),
+}
+
+for _, name in ipairs { "int8", "int16", "int32", "uint8", "uint16", "uint32" } do
+  readers[name] = plain(element, element)
+end
+
+return readers
