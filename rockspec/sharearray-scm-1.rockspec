@@ -77,6 +77,7 @@ build = {
     ["sharearray.layout"] = "lua/sharearray/layout.lua",
     ["sharearray.lazy"] = "lua/sharearray/lazy.lua",
     ["sharearray.methods"] = "lua/sharearray/methods.lua",
+    ["sharearray.names"] = "lua/sharearray/names.lua",
     ["sharearray.obtain"] = "lua/sharearray/obtain.lua",
     ["sharearray.options"] = "lua/sharearray/options.lua",
     ["sharearray.origin"] = "lua/sharearray/origin.lua",
