@@ -4,9 +4,6 @@
 
 #include <string.h>
 
-/* The byte that a view's `sealed` points to where the memory was never writable. */
-static const uint8_t always = 1;
-
 uint32_t sa_layout(const sharearray_npy *npy) {
   uint64_t extent = 1;
   if (!npy->kind || !strchr("biufc", npy->kind) || npy->itemsize > 16 || npy->fortran) return 0;
@@ -15,9 +12,9 @@ uint32_t sa_layout(const sharearray_npy *npy) {
   return (uint32_t)npy->kind << 24 | npy->itemsize << 16 | (uint32_t)npy->ndim << 8 | (extent > INT32_MAX);
 }
 
-void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, void *view) {
+void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed, void *view) {
   const char *elements = (const char *)map->base + array->offset;
-  const void *pointers[4] = {map, &always, elements, elements};
+  const void *pointers[4] = {map, sealed, elements, elements};
   size_t used = (bits ? 4 : 3) * sizeof *pointers;
   uint64_t count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
   for (int i = 0; i < array->ndim; i++) count *= sizes[1 + i] = array->shape[i];

@@ -146,7 +146,8 @@ int sharearray_private(uint64_t bytes, sharearray_map **map, char *message);
 void sharearray_ref(sharearray_map *map);
 void sharearray_unref(sharearray_map *map);
 void sharearray_release(void *holder, size_t size);
-void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, void *view);
+void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed,
+      void *view);
 void sharearray_prefault(const sharearray_map *map);
 int sharearray_lend(sharearray_map *map, uint64_t offset, uint64_t size, sharearray_map **lent,
       void **bytes, char *message);

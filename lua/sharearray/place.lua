@@ -106,7 +106,7 @@ local function view_of(map, array, start)
       step = step * shape[i]
     end
   end
-  return view.first(array.layout, type_, shape, strides, base + array.offset, map)
+  return view.new(type_, shape, strides, base + array.offset, map, false)
 end
 
 -- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.

@@ -12,6 +12,8 @@
 -- sharearray.methods, how they lie in memory in sharearray.layout.
 -- @module sharearray.view
 
+local bit = require "bit"
+local dtypes = require "sharearray.dtype"
 local element = require "sharearray.element"
 local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
@@ -23,6 +25,7 @@ local methods = lazy "sharearray.methods"
 local shapes = lazy "sharearray.shape"
 
 local type, cast = type, ffi.cast
+local band, lshift, rshift = bit.band, bit.lshift, bit.rshift
 
 local view = {
   --- How often a view was closed: whoever hands one out again has to look at it first.
@@ -185,30 +188,37 @@ end
 
 local by_layout = {} -- the classes of mapped arrays, by what the core calls their layout
 
---- The view of a mapped array, if there has been one of its layout; else nil. The core fills it in.
--- @param map `sharearray_map *` that it is in; the view takes its own reference
--- @param array `sharearray_npy`, of the map or of a member
-function view.mapped(map, array)
-  local class = by_layout[array.layout]
-  if not class then return nil end
-  local result = class.ctype()
-  C.sharearray_view(map, array, class.bits, result)
-  return result
+-- Its parts are laid out as core/view.c has them.
+local function class_of_layout(layout)
+  local dtype = dtypes.from_npy(rshift(layout, 24), band(rshift(layout, 16), 0xff))
+  if not dtype then return nil end
+  by_layout[layout] = class_for(dtype, band(rshift(layout, 8), 0xff), true, band(layout, 1) == 1, false)
+  return by_layout[layout]
 end
 
---- The first one of a layout: read-only, the rest as for `view.new`.
-function view.first(layout, dtype, shape, strides, pointer, map)
-  local result = view.new(dtype, shape, strides, pointer, map, false)
-  if layout ~= 0 then by_layout[layout] = class_of(result) end
+--- The view of a mapped array: filled in by the core, which a process that has just woken up is quicker at.
+-- @param map `sharearray_map *` that it is in; the view takes its own reference
+-- @param array `sharearray_npy`, of the map or of a member
+-- @return the view; nil where the array's layout is 0
+function view.mapped(map, array)
+  local layout = array.layout
+  local class = by_layout[layout] or class_of_layout(layout)
+  if not class then return nil end
+  local result = class.ctype()
+  C.sharearray_view(map, array, class.bits, always, result)
   return result
 end
 
 --- Whether `x` is a view or an array, closed ones included.
 function view.is(x) return class_of(x) ~= nil end
 
---- Makes the classes that most arrays are of: for whoever has nothing to do but to wait for one.
-function view.prepare(dtypes)
-  for _, dtype in ipairs(dtypes) do class_for(dtype, 2, true, false, false) end
+--- Makes the classes that most arrays are of, rows and tables of numbers: for whoever has nothing to do but to
+-- wait for one.
+function view.prepare(list)
+  for _, dtype in ipairs(list) do
+    local kind = lshift(dtype.kind:byte(), 24) + lshift(dtype.itemsize, 16)
+    for ndim = 1, 2 do class_of_layout(kind + lshift(ndim, 8)) end
+  end
 end
 
 --- Whether elements of the view `x` may be set.
