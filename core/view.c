@@ -14,8 +14,8 @@ uint32_t sa_layout(const sharearray_npy *npy) {
 
 void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed, void *view) {
   const char *elements = (const char *)map->base + array->offset;
-  const void *pointers[4] = {map, sealed, elements, elements};
-  size_t used = (bits ? 4 : 3) * sizeof *pointers;
+  const void *pointers[5] = {map, sealed, NULL, elements, elements};
+  size_t used = (bits ? 5 : 4) * sizeof *pointers;
   uint64_t count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
   for (int i = 0; i < array->ndim; i++) count *= sizes[1 + i] = array->shape[i];
   sizes[0] = count;

@@ -76,6 +76,7 @@ build = {
     ["sharearray"] = "lua/sharearray/init.lua",
     ["sharearray.layout"] = "lua/sharearray/layout.lua",
     ["sharearray.lazy"] = "lua/sharearray/lazy.lua",
+    ["sharearray.lifetime"] = "lua/sharearray/lifetime.lua",
     ["sharearray.methods"] = "lua/sharearray/methods.lua",
     ["sharearray.names"] = "lua/sharearray/names.lua",
     ["sharearray.obtain"] = "lua/sharearray/obtain.lua",

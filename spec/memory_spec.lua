@@ -1,6 +1,7 @@
 -- Views as guards of memory: read-only, alive as long as needed, closed, very large; and what is a view.
 
 local ffi = require "ffi"
+local machine = require "support.machine"
 local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
@@ -34,7 +35,7 @@ describe("a read-only view", function()
 
   it("has no member that can be written", function()
     local v = read_only(counting("float32", { 2, 3 })):transpose()
-    local members = { "map", "sealed", "elements", "bits", "count", "n0", "n1", "s0", "s1" }
+    local members = { "map", "sealed", "lent", "elements", "bits", "count", "n0", "n1", "s0", "s1" }
     for _, name in ipairs(members) do
       assert.is_true(pcall(function() return v[name] end), name .. " is no member any more")
       for _, value in ipairs { 0, 1e9, ffi.new("char[8]") } do
@@ -62,19 +63,65 @@ describe("memory", function()
     local map = private_map(24)
     local x = view.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, true)
     assert.equal(2, references(map))
+    -- A row has no reference of its own: it keeps that of what it was taken from.
     local others = { x[1], x:slice(0, 1), x:reshape { 6 }, x:transpose(), x:transpose()[0] }
-    collect() -- the transpose that the last row came from
-    assert.equal(7, references(map))
+    collect()
+    assert.equal(6, references(map))
     x:set(1, 2, 9)
     x:close()
     assert.equal(6, references(map))
+    collect()
     assert.equal(9, others[1](2))
     assert.equal(9, others[4](2, 1))
+    assert.equal(0, others[5](1))
+    others[1]:close()
+    raises("closed", function() local _ = others[1](2) end)
+    collect()
+    assert.equal(5, references(map))
+    others[4]:close()
+    assert.equal(4, references(map)) -- at once, where there is no row
     others = nil
     collect()
     assert.equal(1, references(map))
     assert.is_nil(others)
     C.sharearray_unref(map)
+  end)
+
+  it("is kept by rows of rows, whatever they came from is closed or collected", function()
+    local map = private_map(96)
+    local x = view.new(dtype.of("float32"), { 2, 3, 4 }, nil, map.base, map, true)
+    x:set(1, 2, 3, 9)
+    local plane = x[1]
+    local row = plane[2]
+    plane:close()
+    assert.equal(9, row(3))
+    x, plane = nil, nil -- luacheck: ignore
+    collect()
+    assert.equal(2, references(map))
+    assert.equal(9, row(3))
+    assert.equal(9, row:slice(3)(0))
+    row = nil -- luacheck: ignore
+    collect()
+    assert.equal(1, references(map))
+    C.sharearray_unref(map)
+  end)
+
+  it("is not there for rows that a finalizer reaches when the Lua state ends: they are closed", function()
+    local said = machine.worker([[
+      local ffi = require "ffi"
+      local guards = {}
+      for i = 1, 50 do
+        local x = sharearray.array(ffi.new("float[2][600]"))
+        local row = x[1]
+        guards[i] = newproxy(true)
+        getmetatable(guards[i]).__gc = function()
+          local ok, result = pcall(function() return row(599) end)
+          io.write((ok and result == 0 or tostring(result):find "closed") and "right " or "wrong ")
+        end
+      end
+      keep = guards
+    ]]):finish()
+    assert.equal(50, select(2, said:gsub("right", "")), said)
   end)
 
   it("is dropped by rows made in compiled loops", function()

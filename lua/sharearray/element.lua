@@ -15,6 +15,7 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
+local lifetime = require "sharearray.lifetime"
 local C = require("sharearray.cdefs").C
 
 local element = {}
@@ -35,14 +36,16 @@ end
 -- views of one memory turn read-only together. `bits` is `elements` again, for the readers that look
 -- at an element's bits. No member has the name of a property, which it would hide.
 --
+-- `lent` is 1 if rows live on the view's reference, see sharearray.lifetime.
+--
 -- A closed view is all zeros: no map, and sizes that the checks every access makes anyway find.
 --
 -- The struct has no name, so that another copy of this module in the process can have its own; and a
--- comment that no other copy or dtype has (float16 is stored as uint16 is), because busted replaces
+-- comment that no other copy or class has (float16 is stored as uint16 is), because busted replaces
 -- ffi.typeof by a memo of the text.
 local function struct(spec, owner)
   local number = spec.wide and "double" or "int32_t"
-  local members = { "const void *const map;", "const uint8_t *const sealed;" }
+  local members = { "const void *const map;", "const uint8_t *const sealed;", "const uint64_t lent;" }
   members[#members + 1] = spec.dtype.constant .. " *const elements;"
   if spec.dtype.reader.bits then members[#members + 1] = "const int32_t *const bits;" end
   members[#members + 1] = "const " .. number .. " count;"
@@ -51,8 +54,10 @@ local function struct(spec, owner)
     if not spec.contiguous then members[#members + 1] = ("const %s %s;"):format(number, list(spec.ndim, "s@")) end
   end
   local name = spec.dtype.name:gsub("[*%%]", { ["*"] = "%a", ["%"] = "%p" }) -- no end of a comment
-  return ("struct { %s } /* %s %s */"):format(table.concat(members, " "), name, owner)
+  return ("struct { %s } /* %s %s %s */"):format(table.concat(members, " "), name, tostring(spec.writable), owner)
 end
+
+local LENT = 2 -- the place of `lent`, in units of 8 bytes
 
 -- Not `math.floor(i) == i` alone: it takes numeric strings. NaN fails the comparison with 0.
 local CHECK = 'type(i@) == "number" and i@ >= 0 and i@ < self.n@ and floor(i@) == i@'
@@ -67,11 +72,18 @@ end
 
 local TEMPLATE = [[
 local type, tonumber, floor, bxor, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
-  ref, inner = ...
+  ref, inner, owners, gc, finalizer, lent_p = ...
 
 local function make(map, sealed, elements$MAKE)
   ref(cast(map_p, map))
-  return ct(map, sealed, elements, $BITS$SIZE$MAKE)
+  return gc(ct(map, sealed, 0, elements, $BITS$SIZE$MAKE), finalizer)
+end
+
+local function lend(owner, elements$MAKE)
+  local row = ct(owner.map, owner.sealed, 0, elements, $BITS$SIZE$MAKE)
+  cast(lent_p, owner)[$LENT] = 1
+  owners[row] = owner
+  return row
 end
 
 local function get(self, $INDICES extra)
@@ -100,7 +112,7 @@ end
 
 $SETTING
 $INDEXING
-return { make = make, get = get, number = number, set = set, index = index, newindex = newindex, step = step }
+return { make = make, lend = lend, get = get, number = number, set = set, index = index, newindex = newindex, step = step }
 ]]
 
 -- x:set(i, ..., value), of memory that may be written, and of such that never could be.
@@ -167,7 +179,7 @@ local INDEXING_N = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
   if key >= 0 and key < self.n0 and floor(key) == key then
-    return inner(self.map, self.sealed, $ROW$REST)
+    return inner(owners[self] or self, $ROW$REST)
   end
   return fail.row(self, key)
 end
@@ -205,6 +217,7 @@ local function render(spec)
   local holes = {
     MAKE = (n > 0 and ", " .. list(n, "n@") or "") .. (strided and n > 0 and ", " .. list(n, "s@") or ""),
     BITS = reader.bits and "cast(bits_p, elements), " or "",
+    LENT = LENT,
     SIZE = n > 0 and list(n, "n@", " * ") or "1",
     INDICES = leading(n, "i@"),
     FIRST = n > 0 and "i0" or "extra",
@@ -227,23 +240,27 @@ end
 
 local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")
 local map_p = ffi.typeof("sharearray_map *")
+local lent_p = ffi.typeof("uint64_t *")
 local nan = 0 / 0 -- whose bits are LuaJIT's own
 local function ref(map) C.sharearray_ref(map) end
 
 --- Makes the functions of one class.
--- @tparam table spec dtype, ndim, contiguous, wide, writable; inner: `make` of the class of its rows (ndim > 1)
+-- @tparam table spec dtype, ndim, contiguous, wide, writable; inner: `lend` of the class of its rows (ndim > 1)
 -- @tparam table fail what to call, in tail position, when a check fails
 -- @treturn table ctype, the struct; mutable and constant, pointers to its elements; and the functions
---   make(map, sealed, elements, shape..., strides...), which takes a reference of the map, get, number,
---   set, index, newindex, step
+--   make(map, sealed, elements, shape..., strides...), which takes a reference of the map, its finalizer,
+--   lend(owner, elements, shape..., strides...), a view that lives on its owner's, get, number, set, index,
+--   newindex, step
 function element.compile(spec, fail)
   local dtype = spec.dtype
   local ct = ffi.typeof(struct(spec, tostring(element)))
   local mutable, constant = ffi.typeof(dtype.ctype .. " *"), ffi.typeof(dtype.constant .. " *")
+  local finalizer = lifetime.finalizer(ffi.sizeof(ct))
   local name = ("=sharearray(%s, %d)"):format(dtype.name, spec.ndim)
   local class = assert(loadstring(render(spec), name))(type, tonumber, math.floor, bit.bxor, ffi.cast, nan,
     dtype.reader.make and dtype.reader.make(), spec.writable and dtype.writer, fail, ct, mutable, constant, map_p,
-    int32_p, bytes_p, ref, spec.inner)
+    int32_p, bytes_p, ref, spec.inner, lifetime.owners, ffi.gc, finalizer, lent_p)
+  class.finalizer = finalizer
   class.ctype, class.mutable, class.constant = ct, mutable, constant
   return class
 end

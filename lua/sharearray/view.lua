@@ -1,8 +1,7 @@
 --- Views: typed, bounds-checked access to memory that is counted, at the speed of a raw pointer.
 --
 -- A view is a C struct (a pointer, the sizes, a reference of the mapping) with a metatype of its
--- class, see sharearray.element. A row, a slice or a reshape is a view with its own reference:
--- memory lives as long as the last view of it.
+-- class, see sharearray.element. Memory lives as long as the last view of it, see sharearray.lifetime.
 --
 -- An *array* is a view of memory that may be written. Whether it may is a property of the memory,
 -- not of the view: the map of private memory has no .npy header (`array.order` is 0) until it is
@@ -17,6 +16,7 @@ local dtypes = require "sharearray.dtype"
 local element = require "sharearray.element"
 local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
+local lifetime = require "sharearray.lifetime"
 local C = require("sharearray.cdefs").C
 
 local failures = lazy "sharearray.failures"
@@ -58,8 +58,10 @@ local class_of = view.class
 
 local function is_closed(self) return self.map == nil end
 
--- Fills the view with zeros: what another finalizer still reaches is then closed, not dangling.
-local release = C.sharearray_release
+local uint8 = dtypes.from_npy(("u"):byte(), 1)
+
+-- An owner of the memory that nobody sees, for the rows of a view that is closed.
+local function heir(self) return view.make(uint8, { 0 }, nil, self.elements, self.map, always) end
 
 --- Drops the reference of the memory now. Any later use raises "closed"; closing again does nothing.
 -- Other views of the memory are not affected.
@@ -67,7 +69,7 @@ local function close(self)
   local class = class_of(self)
   if not class then error("not an array; methods are called with a colon, as in v:close()", 2) end
   view.closings = view.closings + 1
-  release(self, ffi.sizeof(self))
+  lifetime.close(self, heir)
 end
 
 local function length(self)
@@ -99,13 +101,11 @@ local function make_class(spec)
   class.dtype, class.ndim, class.contiguous = spec.dtype, spec.ndim, spec.contiguous
   class.bits = spec.dtype.reader.bits and 1 or 0
   classes[class] = true
-  local size = ffi.sizeof(class.ctype)
   ffi.metatype(class.ctype, {
     __call = class.get,
     __index = class.index,
     __newindex = class.newindex,
     __len = length,
-    __gc = function(self) release(self, size) end,
     __tostring = function(self) return format.tostring(self) end,
     __ipairs = function(self) return methods.iter(self) end,
     __pairs = function(self) return methods.iter(self) end,
@@ -128,7 +128,7 @@ local function class_for(dtype, ndim, contiguous, wide, writable)
     made[dtype] = of_dtype
   end
   if not of_dtype[key] then
-    local inner = ndim > 1 and class_for(dtype, ndim - 1, contiguous, wide, writable).make or nil
+    local inner = ndim > 1 and class_for(dtype, ndim - 1, contiguous, wide, writable).lend or nil
     of_dtype[key] = make_class { dtype = dtype, ndim = ndim, contiguous = contiguous, wide = wide, writable = writable,
       inner = inner }
   end
@@ -204,7 +204,7 @@ function view.mapped(map, array)
   local layout = array.layout
   local class = by_layout[layout] or class_of_layout(layout)
   if not class then return nil end
-  local result = class.ctype()
+  local result = ffi.gc(class.ctype(), class.finalizer)
   C.sharearray_view(map, array, class.bits, always, result)
   return result
 end
