@@ -221,7 +221,7 @@ describe("sharearray.resty", function()
       end
       ngx.say(pcall(sharearray.cache, "x", function() return { a = sharearray.array({1}) } end))
       bundle.flatten = flatten
-      require "sharearray.obtain".give_up_ended()
+      require "sharearray.builders".give_up_ended()
       ngx.say(assert(sharearray.cache("x", function() return { a = sharearray.array({2}) } end)).a(0))
     ]]) }
     local said = server:get "/x"

@@ -6,9 +6,9 @@ local array = require "sharearray.array"
 local bundle = require "sharearray.bundle"
 local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
-local events = require "sharearray.events"
 local file = require "sharearray.file"
 local lazy = require "sharearray.lazy"
+local loop = require "sharearray.loop"
 local place_ = require "sharearray.place"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
@@ -34,7 +34,7 @@ end
 -- handle is collected.
 function M.own(handle)
   held = held + 1
-  events.building()
+  loop.building()
   return ffi.gc(handle, delete_build)
 end
 

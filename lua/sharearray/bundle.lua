@@ -210,4 +210,27 @@ function M.rebuild(form, arrays)
   return nil, tostring(result):gsub("^[^:]+:%d+: ", "")
 end
 
+--- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
+-- @param map its mapping
+-- @tparam function view_of makes a view: of the map, a `sharearray_npy`, and where in the map its file begins
+-- @return[1] the table
+-- @return[2] nil, message, code
+function M.table_of(map, view_of)
+  local arrays, form = {}, nil
+  for i = 0, tonumber(map.count) - 1 do
+    local member = map.members[i]
+    local name = ffi.string(member.name, member.name_length)
+    if member.array.kind ~= 0 then
+      local value, problem = view_of(map, member.array, member.offset)
+      if not value then return nil, ("its member %s: %s"):format(name, problem), "unsupported" end
+      arrays[name:gsub("%.npy$", "")] = value
+    elseif name == M.FORM then
+      form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
+    end
+  end
+  if not form then return arrays end
+  local value, problem = M.rebuild(form, arrays)
+  return value, problem, "corrupt"
+end
+
 return M

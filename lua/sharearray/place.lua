@@ -8,10 +8,9 @@
 -- @module sharearray.place
 
 local ffi = require "ffi"
-local clock = require "sharearray.clock"
 local dtype = require "sharearray.dtype"
-local events = require "sharearray.events"
 local lazy = require "sharearray.lazy"
+local loop = require "sharearray.loop"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -20,7 +19,6 @@ local bundle = lazy "sharearray.bundle"
 local M = {}
 
 local RECHECK = 10 -- milliseconds
-local TIDY = 256   -- ids that one call of tidy asks the file system about
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
@@ -29,8 +27,10 @@ local store_out = ffi.new("sharearray_store *[1]")
 local Place = {}
 Place.__index = Place
 
--- Shared by every store of the Lua state that means the same place, so that they share the memo.
-local places = setmetatable({}, { __mode = "v" })
+--- Shared by every store of the Lua state that means the same place, so that they share the memo.
+M.places = setmetatable({}, { __mode = "v" })
+
+local places = M.places
 
 -- When the Lua state closes, LuaJIT finalizes all cdata before it runs the user's finalizers: those must
 -- find the place shut, not its handle dangling.
@@ -109,25 +109,6 @@ local function view_of(map, array, start)
   return view.new(type_, shape, strides, base + array.offset, map, false)
 end
 
--- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
-local function table_of(map)
-  local arrays, form = {}, nil
-  for i = 0, tonumber(map.count) - 1 do
-    local member = map.members[i]
-    local name = ffi.string(member.name, member.name_length)
-    if member.array.kind ~= 0 then
-      local array, problem = view_of(map, member.array, member.offset)
-      if not array then return nil, ("its member %s: %s"):format(name, problem), "unsupported" end
-      arrays[name:gsub("%.npy$", "")] = array
-    elseif name == bundle.FORM then
-      form = ffi.string(ffi.cast(char_p, map.base) + member.offset, tonumber(member.size))
-    end
-  end
-  if not form then return arrays end
-  local value, problem = bundle.rebuild(form, arrays)
-  return value, problem, "corrupt"
-end
-
 -- The view, or the table of a bundle, and what pins the map for it: for a bundle a view of nothing, whatever
 -- becomes of the table. nil, nil, and why there is none; and the code.
 local function value_of(map)
@@ -135,8 +116,8 @@ local function value_of(map)
     local value, problem = view_of(map, map.array, 0)
     return value, value, problem, "unsupported"
   end
-  local value, problem, code = table_of(map)
-  return value, view.new(dtype.of("uint8"), { 0 }, nil, map.base, map, false), problem, code
+  local value, problem, code = bundle.table_of(map, view_of)
+  return value, view.new(dtype.by_name.uint8, { 0 }, nil, map.base, map, false), problem, code
 end
 
 --- Why a map is nothing that `remember` could make a value of; nil if it is.
@@ -145,20 +126,23 @@ function M.unfit(map)
   if value == nil then return problem end
 end
 
---- Puts what is under an id into the memo.
+--- Puts what is under an id into the memo of a store's place.
+-- @param store its place is open
 -- @param map its mapping, with a reference that this call takes over
 -- @tparam number counter the id's counter, read before the array was looked for
--- @tparam number looked when, by `clock.now`: a process may be held up between its look and this
+-- @tparam number looked when, by `loop.now`: a process may be held up between its look and this
 -- @return[1] a view, or the table of a bundle
 -- @return[2] nil, message, code
-function Place:remember(id, map, counter, looked)
+function M.remember(store, id, map, counter, looked)
+  local self = store.place
+  if store.settings.prefault then C.sharearray_prefault(map) end
   local value, pin, problem, code = value_of(map)
   C.sharearray_unref(map) -- the views have their own references
   if not value then
     return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path, id,
       problem), code
   end
-  if self.memo[id] then events.dropped() end
+  if self.memo[id] then loop.dropped() end
   self.memo[id] = { value = value, pin = pin, counter = counter }
   self.fresh[id] = self.until_ <= looked + RECHECK and value or nil
   return value
@@ -167,7 +151,7 @@ end
 function Place:forget(id)
   if not self.memo[id] then return end
   self.memo[id], self.fresh[id] = nil, nil
-  events.dropped()
+  loop.dropped()
 end
 
 -- Its user may have closed the view: the map is gone then.
@@ -178,7 +162,7 @@ end
 
 -- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that
 -- old versions do not pin memory.
-local function drop_outdated(self, total)
+function Place:drop_outdated(total)
   for id, entry in pairs(self.memo) do
     local counter = C.sharearray_changes_of(self.handle, id)
     if counter ~= entry.counter then
@@ -198,9 +182,6 @@ function Place:is_current(id)
   return entry ~= nil and is_current(self, id, entry)
 end
 
---- From now on the id is one whose age is to be looked at, as often as the file system is.
-function Place:watch_age(id) self.aging[id] = true end
-
 --- Seconds since what is in the memo was published; 0 for what is not there.
 function Place:age(id)
   local entry = self.memo[id]
@@ -208,17 +189,8 @@ function Place:age(id)
   return map and map ~= nil and C.sharearray_age(map) or 0
 end
 
---- Notes that a rebuild of what is in the memo failed just now.
-function Place:note_failure(id)
-  local entry = self.memo[id]
-  if entry then entry.failed = C.sharearray_clock() end
-end
-
---- Seconds since then; huge if none failed.
-function Place:failure_age(id)
-  local entry = self.memo[id]
-  return entry and entry.failed and (C.sharearray_clock() - entry.failed) / 1000 or math.huge
-end
+--- From now on the id is one whose age is to be looked at, as often as the file system is.
+function Place:watch_age(id) self.aging[id] = true end
 
 -- Values that are fresh by the look at the directory just made: those of aging ids are to be asked about
 -- one by one, so that each has its age looked at.
@@ -232,8 +204,8 @@ end
 
 --- The value in the memo if it still is what stands under the id, else nil.
 function Place:lookup(id)
-  local total, now = self.changes[0], clock.now()
-  if total ~= self.seen then drop_outdated(self, total) end
+  local total, now = self.changes[0], loop.now()
+  if total ~= self.seen then self:drop_outdated(total) end
   if self.closings ~= view.closings then
     self.fresh, self.closings = {}, view.closings
   end
@@ -251,42 +223,6 @@ function Place:lookup(id)
     self.fresh[id] = entry.value
   end
   return entry.value
-end
-
--- Lets go of what is outdated although no counter of this user's says so (`rm`, another user's
--- refresh): some of the ids, the next ones at the next call.
-local function tidy_some(self)
-  local left = self.untidy
-  if not left or #left == 0 then
-    left = {}
-    for id in pairs(self.memo) do left[#left + 1] = id end
-    self.untidy = left
-  end
-  for _ = 1, math.min(#left, TIDY) do
-    local id = table.remove(left)
-    local entry = self.memo[id]
-    if entry and not is_current(self, id, entry) then self:forget(id) end
-  end
-end
-
---- Lets go of old versions in all places of the Lua state, whether anybody asks for them or not. To be
--- called now and then.
-function M.tidy()
-  for _, place in pairs(places) do
-    local total = place.changes[0]
-    if total ~= place.seen then drop_outdated(place, total) end
-    tidy_some(place)
-  end
-end
-
-local prepared
-
---- What a process does while it waits for an array anyway, so that it need not be done when all wake.
-function M.prepare()
-  if prepared then return end
-  prepared = {}
-  for i, name in ipairs { "float32", "float64", "int32", "uint8" } do prepared[i] = dtype.of(name) end
-  view.prepare(prepared)
 end
 
 --- `nil, message, code` for a negative return of the core's.

@@ -14,18 +14,17 @@
 
 local ffi = require "ffi"
 local build = require "sharearray.build"
-local clock = require "sharearray.clock"
-local events = require "sharearray.events"
+local builders = require "sharearray.builders"
 local facade = require "sharearray.facade"
-local obtain = require "sharearray.obtain"
+local loop = require "sharearray.loop"
 local options = require "sharearray.options"
-local place = require "sharearray.place"
+local tidy_places = require "sharearray.tidy"
 local C = require("sharearray.cdefs").C
 
 -- What is loaded when first used elsewhere is loaded now: by the master, who can read it, and not in the
 -- midst of a request.
-for _, name in ipairs { "array", "build", "bundle", "failures", "file", "methods", "names", "origin", "struct",
-  "text" } do
+for _, name in ipairs { "array", "build", "bundle", "failures", "file", "methods", "names", "origin", "renewal",
+  "struct", "text" } do
   require("sharearray." .. name)
 end
 
@@ -39,7 +38,7 @@ if not pcall(ffi.typeof, "sharearray_msec") then
   ffi.cdef "typedef intptr_t sharearray_msec; extern volatile sharearray_msec ngx_current_msec;"
 end
 if pcall(function() return ffi.C.ngx_current_msec end) then
-  function clock.now() return tonumber(ffi.C.ngx_current_msec) end
+  function loop.now() return tonumber(ffi.C.ngx_current_msec) end
 end
 
 -- Sleeping ------------------------------------------------------------------------------------------
@@ -89,11 +88,11 @@ local function has_timers() return not TIMELESS[get_phase()] end
 -- A request that is aborted leaves its coroutine, and the build in it, to the collector, and so does a
 -- version that was replaced its memory; a quiet worker's collector would not run for minutes.
 local cycles = 0 -- of the collector, still to be gone through
-local due = 0    -- when the next step will have been (see clock); 0: there is none on its way
+local due = 0    -- when the next step will have been (see loop.now); 0: there is none on its way
 
 -- One step. Whether there may be more to find.
 local function collect()
-  obtain.give_up_ended()
+  builders.give_up_ended()
   if collectgarbage("step", COLLECT_STEP) then cycles = cycles - 1 end
   return cycles > 0 or build.held() > 0
 end
@@ -112,8 +111,8 @@ end
 local collect_later
 
 local function start_collecting()
-  if clock.now() < due or not has_timers() then return end
-  due = clock.now() + LOST
+  if loop.now() < due or not has_timers() then return end
+  due = loop.now() + LOST
   if not timer_at(COLLECT, collect_later, due) and not timer_at(0, collect_at_exit) then due = 0 end
 end
 
@@ -124,16 +123,16 @@ function collect_later(premature, mine)
   if collect() then start_collecting() end
 end
 
-function events.building() start_collecting() end
+function loop.building() start_collecting() end
 
-function events.dropped()
+function loop.dropped()
   cycles = 2 -- what is dropped in the midst of a cycle may survive it
   start_collecting()
 end
 
 local function tidy(premature)
   if premature then return end
-  place.tidy()
+  tidy_places()
   if cycles > 0 or build.held() > 0 then start_collecting() end
 end
 
@@ -147,7 +146,7 @@ local function watch()
   watching = not first or ngx.timer.every(TIDY, tidy) ~= nil
 end
 
-function events.looked() watch() end
+function loop.looked() watch() end
 
 -- The module ----------------------------------------------------------------------------------------
 

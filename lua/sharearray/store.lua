@@ -6,10 +6,9 @@
 -- @module sharearray.store
 
 local ffi = require "ffi"
-local clock = require "sharearray.clock"
 local dtype = require "sharearray.dtype"
-local events = require "sharearray.events"
 local lazy = require "sharearray.lazy"
+local loop = require "sharearray.loop"
 local obtain = require "sharearray.obtain"
 local options = require "sharearray.options"
 local place_ = require "sharearray.place"
@@ -45,7 +44,7 @@ function M.new(opts, base)
 end
 
 local function open(self, level)
-  events.looked()
+  loop.looked()
   if self.place.handle then return self.place end -- else it is unopened, or shut
   local place, text, code = place_.open(self.settings, level + 1)
   if not place then return nil, text, code end
@@ -127,7 +126,7 @@ function Store:cache(id, source, opts)
     local place = self.place
     local value = place and place.fresh[id] -- no place: called with a dot
     if value and place.changes[0] == place.seen and place.closings == view.closings
-      and clock.now() < place.until_ then
+      and loop.now() < place.until_ then
       return value
     end
   else
@@ -142,7 +141,7 @@ function Store:get(id, opts)
     local place = self.place
     local value = place and place.fresh[id] -- no place: called with a dot
     if value and place.changes[0] == place.seen and place.closings == view.closings
-      and clock.now() < place.until_ then
+      and loop.now() < place.until_ then
       return value
     end
   else

@@ -1,7 +1,9 @@
 --- Waiting for another builder: asleep in the kernel, or in the event loop's own sleep.
 -- @module sharearray.wait
 
+local dtype = require "sharearray.dtype"
 local ffi = require "ffi"
+local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 local M = {}
@@ -107,7 +109,18 @@ function M.cannot_wait(id, ticket, why)
   return nil, ("sharearray: '%s': %s, and nobody can wait for it here: %s"):format(id, reason, tostring(why)), "timeout"
 end
 
--- Ctrl-C works through a debug hook, which compiled code never looks at.
-jit.off(M.once)
+local prepared
+
+--- What a process does while it waits for an array anyway, so that it need not be done when all wake.
+function M.prepare()
+  if prepared then return end
+  prepared = {}
+  for i, name in ipairs { "float32", "float64", "int32", "uint8" } do prepared[i] = dtype.by_name[name] end
+  view.prepare(prepared)
+end
+
+-- Ctrl-C works through a debug hook, which compiled code never looks at. A finalizer, which may be the first to
+-- load this, is not allowed to say so.
+pcall(jit.off, M.once)
 
 return M
