@@ -68,6 +68,7 @@ build = {
     ["sharearray.draft"] = "lua/sharearray/draft.lua",
     ["sharearray.dtype"] = "lua/sharearray/dtype.lua",
     ["sharearray.element"] = "lua/sharearray/element.lua",
+    ["sharearray.entries"] = "lua/sharearray/entries.lua",
     ["sharearray.facade"] = "lua/sharearray/facade.lua",
     ["sharearray.failures"] = "lua/sharearray/failures.lua",
     ["sharearray.file"] = "lua/sharearray/file.lua",

@@ -13,6 +13,6 @@
 if not pcall(require, "ffi") then error("sharearray needs LuaJIT, for its FFI; this is " .. _VERSION, 0) end
 
 local facade = require "sharearray.facade"
-local options = require "sharearray.options"
+local store = require "sharearray.store"
 
-return facade.new(options.defaults())
+return facade.new(store.defaults())

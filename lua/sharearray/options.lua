@@ -127,15 +127,4 @@ function M.overlay(opts, base, level)
   return settings
 end
 
---- What holds where nothing is said.
-function M.defaults()
-  local path = os.getenv("SHAREARRAY_SHM_PATH")
-  return {
-    shm_path = path and path ~= "" and path or "/dev/shm",
-    prefix = "sharearray_",
-    timeout = -1,
-    verbose = false,
-  }
-end
-
 return M

@@ -18,13 +18,14 @@ local builders = require "sharearray.builders"
 local facade = require "sharearray.facade"
 local loop = require "sharearray.loop"
 local options = require "sharearray.options"
+local store = require "sharearray.store"
 local tidy_places = require "sharearray.tidy"
 local C = require("sharearray.cdefs").C
 
 -- What is loaded when first used elsewhere is loaded now: by the master, who can read it, and not in the
 -- midst of a request.
-for _, name in ipairs { "array", "build", "bundle", "failures", "file", "methods", "names", "origin", "renewal",
-  "struct", "text" } do
+for _, name in ipairs { "array", "build", "bundle", "entries", "failures", "file", "methods", "names", "origin",
+  "renewal", "struct", "text" } do
   require("sharearray." .. name)
 end
 
@@ -150,7 +151,7 @@ function loop.looked() watch() end
 
 -- The module ----------------------------------------------------------------------------------------
 
-local defaults = options.overlay({ sleep = sleep, log_func = log }, options.defaults(), 1)
+local defaults = options.overlay({ sleep = sleep, log_func = log }, store.defaults(), 1)
 local M = facade.new(defaults)
 
 --- Begins to watch for old versions in a worker that may never ask for anything: for `init_worker_by_lua`

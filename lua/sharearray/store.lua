@@ -1,31 +1,39 @@
---- A store, and the calls on it: cache, get, refresh, free, list, stat, decorator, valid_id.
+--- A store, and the calls on it: cache, get, refresh, decorator, valid_id; free, list and stat are in
+-- sharearray.entries.
 --
 -- Every call is here once; `sharearray.cache(...)` is the default store's `store:cache(...)`.
 -- Errors: a wrong argument raises at the caller's level; what can happen at run time returns
 -- `nil, message, code`.
 -- @module sharearray.store
 
-local ffi = require "ffi"
-local dtype = require "sharearray.dtype"
 local lazy = require "sharearray.lazy"
 local loop = require "sharearray.loop"
 local obtain = require "sharearray.obtain"
-local options = require "sharearray.options"
 local place_ = require "sharearray.place"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 local build = lazy "sharearray.build"
-local origin = lazy "sharearray.origin"
+local options = lazy "sharearray.options"
 
 local M = {}
 
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-
 local Store = {}
 Store.__index = Store
+setmetatable(Store, { __index = lazy "sharearray.entries" })
 Store.__tostring = function(self)
   return ("sharearray store %s/%s*"):format(self.settings.shm_path, self.settings.prefix)
+end
+
+--- What holds where nothing is said.
+function M.defaults()
+  local path = os.getenv("SHAREARRAY_SHM_PATH")
+  return {
+    shm_path = path and path ~= "" and path or "/dev/shm",
+    prefix = "sharearray_",
+    timeout = -1,
+    verbose = false,
+  }
 end
 
 -- Stands in until the directory is opened, so that the hit path has nothing to check.
@@ -40,10 +48,12 @@ end
 -- @tparam[opt] table base what holds where `opts` says nothing: an adapter's own defaults
 -- @treturn table a store; it opens its directory at the first call
 function M.new(opts, base)
-  return new(options.overlay(opts or {}, base or options.defaults(), 2))
+  base = base or M.defaults()
+  return new(opts and options.overlay(opts, base, 2) or base)
 end
 
-local function open(self, level)
+--- The store's place; nil, message, code where it cannot be opened.
+function M.open(self, level)
   loop.looked()
   if self.place.handle then return self.place end -- else it is unopened, or shut
   local place, text, code = place_.open(self.settings, level + 1)
@@ -57,7 +67,8 @@ local function check_self(self, level)
   error("the calls of a store are its methods: they want a colon, as in store:cache(id, fn)", level + 1)
 end
 
-local function with(self, opts, level)
+--- The store with the options of one call.
+function M.with(self, opts, level)
   check_self(self, level + 1)
   if opts == nil then return self end
   return new(options.overlay(opts, self.settings, level + 1))
@@ -69,12 +80,15 @@ function Store:valid_id(id)
   return type(id) == "string" and C.sharearray_valid_id(self.settings.prefix, id, #id) == 1
 end
 
-local function check_id(self, id, level)
+--- Raises where an id cannot be used.
+function M.check_id(self, id, level)
   if self:valid_id(id) then return end
   local given = type(id) == "string" and ("'%s'"):format(id:sub(1, 80)) or "of type " .. type(id)
   error(("invalid id %s: it must be a string that matches ^[A-Za-z0-9=+._-]+$, of at most %d characters"):format(given,
     246 - #self.settings.prefix), level + 1)
 end
+
+local open, with, check_id = M.open, M.with, M.check_id
 
 local function check_source(source, level)
   if type(source) == "function" then return end
@@ -170,143 +184,6 @@ function Store:decorator(id, opts)
     check_source(source, 2)
     return function() return store:cache(id, source) end
   end
-end
-
--- A Python builder's lock needs two looks, some time apart, before it counts as dead.
-local function look_again(self)
-  local ticket = ffi.new("sharearray_ticket", { recheck = 100 })
-  if self.settings.sleep then
-    self.settings.sleep(0.1)
-  else
-    ticket.seen = C.sharearray_changes_of(self.place.handle, "")
-    C.sharearray_wait(self.place.handle, "", ticket, 0.1)
-  end
-end
-
-local LOOKS = 50
-
---- Removes the entry, and what a dead builder left; from the origin first. Views stay valid; a build that is
--- under way goes on and publishes.
--- @treturn[1] boolean whether there was something
--- @return[2] nil, message, code
-function Store:free(id, opts)
-  self = with(self, opts, 2)
-  check_id(self, id, 2)
-  local place, text, code = open(self, 2)
-  if not place then return nil, text, code end
-  -- First from the origin, or another process could take it from there again.
-  local removed = false
-  if self.settings.origin then
-    removed, text, code = origin.remove(place, self.settings, id)
-    if code then return nil, text, code end
-  end
-  place:forget(id)
-  for _ = 1, LOOKS do
-    local result = C.sharearray_remove(place.handle, id, message)
-    if result < 0 then return place_.failure(id, result, message) end
-    removed = removed or result % 2 == 1
-    if result < C.SHAREARRAY_WAIT then break end
-    look_again(self)
-  end
-  return removed
-end
-
-local STATES = { [0] = "ready", "building", "partial", "untrusted", "corrupt", "unsupported", "denied" }
-
-local function builder_of(owner)
-  if owner.pid == 0 then return nil end
-  return {
-    pid = owner.pid > 0 and tonumber(owner.pid) or nil,
-    uid = owner.uid,
-    program = ffi.string(owner.program),
-    since = owner.since,
-    attempt = owner.attempt,
-  }
-end
-
--- The name of the array's dtype; the beginning of the descr where that is longer than the core gives it.
-local function dtype_of(info)
-  local length = math.min(info.array.descr_length, ffi.sizeof(info.descr))
-  local descr = ffi.string(info.descr, length)
-  if length < info.array.descr_length then return descr .. "..." end
-  return tostring(dtype.from_descr(descr, info.array.version) or descr)
-end
-
-local function describe(self, id, info)
-  local state = STATES[info.state]
-  local result = {
-    id = id,
-    path = self.place.path .. id .. ".npy",
-    state = state,
-    owner = info.uid,
-    mode = ("%04o"):format(info.mode),
-    bytes = tonumber(info.bytes),
-    age = info.age >= 0 and info.age or nil,
-    failed = info.failed >= 0 and info.failed or nil,
-    builder = builder_of(info.builder),
-    reason = info.reason[0] ~= 0 and ffi.string(info.reason) or nil,
-  }
-  if state == "ready" and info.array.kind == 0 then
-    result.kind, result.nbytes, result.members = "bundle", result.bytes, tonumber(info.members)
-  elseif state == "ready" then
-    result.kind = "array"
-    result.dtype = dtype_of(info)
-    result.nbytes = tonumber(info.array.nbytes)
-    result.shape = {}
-    for i = 1, info.array.ndim do result.shape[i] = tonumber(info.array.shape[i - 1]) end
-  end
-  return result
-end
-
-local function stat(self, id)
-  local info = ffi.new("sharearray_info")
-  local code = C.sharearray_stat(self.place.handle, id, info, message)
-  if code < 0 then return place_.failure(id, code, message) end
-  return describe(self, id, info)
-end
-
---- What stands under the id.
--- @treturn[1] table `id path state kind dtype shape nbytes members bytes age failed owner mode builder reason`;
---   state is one of ready, building, partial, untrusted, corrupt, unsupported; age, and failed (when a
---   rebuild for `max_age` did), in seconds before now
--- @return[2] nil, message, code
-function Store:stat(id, opts)
-  self = with(self, opts, 2)
-  check_id(self, id, 2)
-  local place, text, code = open(self, 2)
-  if not place then return nil, text, code end
-  return stat(self, id)
-end
-
--- Removes what dead builders left anywhere.
-local function sweep(self)
-  for _ = 1, LOOKS do
-    local pending = C.sharearray_sweep(self.place.handle, message)
-    if pending < 0 then return pending end
-    if pending == 0 then break end
-    look_again(self)
-  end
-  return 0
-end
-
---- All that is in the store, sorted by id: a list of tables as `stat` gives them. Cleans up behind
--- dead builders.
-function Store:list(opts)
-  self = with(self, opts, 2)
-  local place, text, code = open(self, 2)
-  if not place then return nil, text, code end
-  local ids_out, count_out = ffi.new("char *[1]"), ffi.new("size_t[1]")
-  local result = sweep(self)
-  if result == 0 then result = C.sharearray_ids(place.handle, ids_out, count_out, message) end
-  if result < 0 then return place_.failure("*", result, message) end
-  local list, at = {}, ids_out[0]
-  for _ = 1, tonumber(count_out[0]) do
-    local id = ffi.string(at)
-    at = at + #id + 1
-    list[#list + 1] = stat(self, id) -- nil: removed in the meantime
-  end
-  C.sharearray_ids_delete(ids_out[0])
-  return list
 end
 
 return M
