@@ -78,6 +78,7 @@ build = {
     ["sharearray.lazy"] = "lua/sharearray/lazy.lua",
     ["sharearray.lifetime"] = "lua/sharearray/lifetime.lua",
     ["sharearray.loop"] = "lua/sharearray/loop.lua",
+    ["sharearray.memo"] = "lua/sharearray/memo.lua",
     ["sharearray.methods"] = "lua/sharearray/methods.lua",
     ["sharearray.names"] = "lua/sharearray/names.lua",
     ["sharearray.obtain"] = "lua/sharearray/obtain.lua",

@@ -8,6 +8,8 @@ local place_ = require "sharearray.place"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
 
+require "sharearray.memo" -- for the hits that come now: a build has the time to load it
+
 local M = {}
 
 -- Which coroutine of this Lua state builds what: { coroutine, run, handle }, kept by that coroutine's

@@ -1,21 +1,44 @@
---- The calls on a store that look at what is there, or take it away: free, stat, list. Loaded at the first of
--- them; the other calls are in sharearray.store.
+--- The calls on a store that processes make now and then: refresh, decorator, free, stat, list. Loaded at the
+-- first of them; cache and get are in sharearray.store.
 -- @module sharearray.entries
 
 local ffi = require "ffi"
 local dtype = require "sharearray.dtype"
 local lazy = require "sharearray.lazy"
+local obtain = require "sharearray.obtain"
 local place_ = require "sharearray.place"
 local store = require "sharearray.store"
 local C = require("sharearray.cdefs").C
 
 local origin = lazy "sharearray.origin"
 
-local with, check_id, open = store.with, store.check_id, store.open
+local open, with, check_id, check_source = store.open, store.with, store.check_id, store.check_source
 
 local entries = {}
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+
+--- Builds `id` anew and replaces it in one step. Views that were handed out before stay valid.
+-- If another process is building it, waits for that first.
+function entries:refresh(id, source, opts)
+  self = with(self, opts, 2)
+  check_id(self, id, 2)
+  check_source(source, 2)
+  local place, text, code = open(self, 2)
+  if not place then return nil, text, code end
+  return obtain.obtain(self, id, source, C.SHAREARRAY_REFRESH)
+end
+
+--- A function that makes functions: `decorator(id, opts)(fn)` returns one that returns
+-- `cache(id, fn, opts)`. The way to have a hit in a hot loop without a closure at each call.
+function entries:decorator(id, opts)
+  local own = with(self, opts, 2)
+  check_id(own, id, 2)
+  return function(source)
+    check_source(source, 2)
+    return function() return own:cache(id, source) end
+  end
+end
 
 -- A Python builder's lock needs two looks, some time apart, before it counts as dead.
 local function look_again(self)

@@ -1,10 +1,6 @@
 --- A place: one directory, one prefix, and what this Lua state has already attached there.
 --
--- The memo makes a second hit cost no system call. It is trusted for as long as the user's change
--- counter stands still, and for 10 ms at most: a removal that touches no counter (`rm`, the Python
--- package) is noticed by asking the file system that often. `fresh` has the values that need no question
--- until the time `until_`, so that a hit is one look into a table, at the counter and at the clock. As
--- long as the directory itself stands still, one look at it serves all of them.
+-- What is in the memo is looked after in sharearray.memo.
 -- @module sharearray.place
 
 local ffi = require "ffi"
@@ -18,14 +14,15 @@ local bundle = lazy "sharearray.bundle"
 
 local M = {}
 
-local RECHECK = 10 -- milliseconds
-
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
 local store_out = ffi.new("sharearray_store *[1]")
 
-local Place = {}
+local Place = {
+  RECHECK = 10, -- milliseconds that the memo is trusted for
+}
 Place.__index = Place
+setmetatable(Place, { __index = lazy "sharearray.memo" })
 
 --- Shared by every store of the Lua state that means the same place, so that they share the memo.
 M.places = setmetatable({}, { __mode = "v" })
@@ -144,85 +141,20 @@ function M.remember(store, id, map, counter, looked)
   end
   if self.memo[id] then loop.dropped() end
   self.memo[id] = { value = value, pin = pin, counter = counter }
-  self.fresh[id] = self.until_ <= looked + RECHECK and value or nil
+  self.fresh[id] = self.until_ <= looked + self.RECHECK and value or nil
   return value
-end
-
-function Place:forget(id)
-  if not self.memo[id] then return end
-  self.memo[id], self.fresh[id] = nil, nil
-  loop.dropped()
-end
-
--- Its user may have closed the view: the map is gone then.
-local function is_current(self, id, entry)
-  local map = view.map(entry.pin)
-  return map ~= nil and C.sharearray_current(self.handle, id, map) == 1
-end
-
--- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that
--- old versions do not pin memory.
-function Place:drop_outdated(total)
-  for id, entry in pairs(self.memo) do
-    local counter = C.sharearray_changes_of(self.handle, id)
-    if counter ~= entry.counter then
-      if is_current(self, id, entry) then
-        entry.counter = counter
-      else
-        self:forget(id)
-      end
-    end
-  end
-  self.seen = total
-end
-
---- Whether what is in the memo still stands under the id.
-function Place:is_current(id)
-  local entry = self.memo[id]
-  return entry ~= nil and is_current(self, id, entry)
-end
-
---- Seconds since what is in the memo was published; 0 for what is not there.
-function Place:age(id)
-  local entry = self.memo[id]
-  local map = entry and view.map(entry.pin)
-  return map and map ~= nil and C.sharearray_age(map) or 0
-end
-
---- From now on the id is one whose age is to be looked at, as often as the file system is.
-function Place:watch_age(id) self.aging[id] = true end
-
--- Values that are fresh by the look at the directory just made: those of aging ids are to be asked about
--- one by one, so that each has its age looked at.
-local function look_at_directory(self)
-  if C.sharearray_settled(self.handle) == 0 then
-    self.fresh = {}
-  else
-    for id in pairs(self.aging) do self.fresh[id] = nil end
-  end
 end
 
 --- The value in the memo if it still is what stands under the id, else nil.
 function Place:lookup(id)
-  local total, now = self.changes[0], loop.now()
-  if total ~= self.seen then self:drop_outdated(total) end
-  if self.closings ~= view.closings then
-    self.fresh, self.closings = {}, view.closings
-  end
+  if next(self.memo) ~= nil then return self:look(id) end
+  local now = loop.now()
+  self.seen, self.closings = self.changes[0], view.closings
   if now >= self.until_ then
-    look_at_directory(self)
-    self.until_ = now + RECHECK
+    C.sharearray_settled(self.handle) -- notes how the directory stands
+    self.until_ = now + self.RECHECK
   end
-  local entry = self.memo[id]
-  if not entry then return nil end
-  if self.fresh[id] == nil then
-    if not is_current(self, id, entry) then
-      self:forget(id)
-      return nil
-    end
-    self.fresh[id] = entry.value
-  end
-  return entry.value
+  return nil
 end
 
 --- `nil, message, code` for a negative return of the core's.

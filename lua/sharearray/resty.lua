@@ -24,8 +24,8 @@ local C = require("sharearray.cdefs").C
 
 -- What is loaded when first used elsewhere is loaded now: by the master, who can read it, and not in the
 -- midst of a request.
-for _, name in ipairs { "array", "build", "bundle", "entries", "failures", "file", "methods", "names", "origin",
-  "renewal", "struct", "text" } do
+for _, name in ipairs { "array", "build", "bundle", "entries", "failures", "file", "memo", "methods", "names",
+  "origin", "renewal", "struct", "text" } do
   require("sharearray." .. name)
 end
 

@@ -1,5 +1,5 @@
---- A store, and the calls on it: cache, get, refresh, decorator, valid_id; free, list and stat are in
--- sharearray.entries.
+--- A store, and the calls that are made over and over: cache, get, valid_id. The others are in
+-- sharearray.entries: refresh, decorator, free, list, stat.
 --
 -- Every call is here once; `sharearray.cache(...)` is the default store's `store:cache(...)`.
 -- Errors: a wrong argument raises at the caller's level; what can happen at run time returns
@@ -88,14 +88,15 @@ function M.check_id(self, id, level)
     246 - #self.settings.prefix), level + 1)
 end
 
-local open, with, check_id = M.open, M.with, M.check_id
-
-local function check_source(source, level)
+--- Raises for what can be no source.
+function M.check_source(source, level)
   if type(source) == "function" then return end
   local right, given = build.check(source)
   if right then return end
   error(("a source must be a function, %s; got %s"):format(build.EXPECTED, given), level + 1)
 end
+
+local open, with, check_id, check_source = M.open, M.with, M.check_id, M.check_source
 
 -- What is no hit. Called in tail position: level 2 is the user's line.
 local function cache_slowly(self, id, source, opts)
@@ -162,28 +163,6 @@ function Store:get(id, opts)
     end_trace()
   end
   return get_slowly(self, id, opts)
-end
-
---- Builds `id` anew and replaces it in one step. Views that were handed out before stay valid.
--- If another process is building it, waits for that first.
-function Store:refresh(id, source, opts)
-  self = with(self, opts, 2)
-  check_id(self, id, 2)
-  check_source(source, 2)
-  local place, text, code = open(self, 2)
-  if not place then return nil, text, code end
-  return obtain.obtain(self, id, source, C.SHAREARRAY_REFRESH)
-end
-
---- A function that makes functions: `decorator(id, opts)(fn)` returns one that returns
--- `cache(id, fn, opts)`. The way to have a hit in a hot loop without a closure at each call.
-function Store:decorator(id, opts)
-  local store = with(self, opts, 2)
-  check_id(store, id, 2)
-  return function(source)
-    check_source(source, 2)
-    return function() return store:cache(id, source) end
-  end
 end
 
 return M

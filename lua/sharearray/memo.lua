@@ -1,0 +1,96 @@
+--- The memo of a place: what this Lua state has attached there, and whether it still stands under its id.
+-- Loaded when something is in it; these are methods of the place.
+--
+-- It makes a second hit cost no system call. It is trusted for as long as the user's change
+-- counter stands still, and for 10 ms at most: a removal that touches no counter (`rm`, the Python
+-- package) is noticed by asking the file system that often. `fresh` has the values that need no question
+-- until the time `until_`, so that a hit is one look into a table, at the counter and at the clock. As
+-- long as the directory itself stands still, one look at it serves all of them.
+-- @module sharearray.memo
+
+local loop = require "sharearray.loop"
+local view = require "sharearray.view"
+local C = require("sharearray.cdefs").C
+
+local memo = {}
+
+--- Takes an id out of the memo.
+function memo:forget(id)
+  if not self.memo[id] then return end
+  self.memo[id], self.fresh[id] = nil, nil
+  loop.dropped()
+end
+
+-- Its user may have closed the view: the map is gone then.
+local function is_current(self, id, entry)
+  local map = view.map(entry.pin)
+  return map ~= nil and C.sharearray_current(self.handle, id, map) == 1
+end
+
+-- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that
+-- old versions do not pin memory.
+function memo:drop_outdated(total)
+  for id, entry in pairs(self.memo) do
+    local counter = C.sharearray_changes_of(self.handle, id)
+    if counter ~= entry.counter then
+      if is_current(self, id, entry) then
+        entry.counter = counter
+      else
+        self:forget(id)
+      end
+    end
+  end
+  self.seen = total
+end
+
+--- Whether what is in the memo still stands under the id.
+function memo:is_current(id)
+  local entry = self.memo[id]
+  return entry ~= nil and is_current(self, id, entry)
+end
+
+--- Seconds since what is in the memo was published; 0 for what is not there.
+function memo:age(id)
+  local entry = self.memo[id]
+  local map = entry and view.map(entry.pin)
+  return map and map ~= nil and C.sharearray_age(map) or 0
+end
+
+--- From now on the id is one whose age is to be looked at, as often as the file system is.
+function memo:watch_age(id) self.aging[id] = true end
+
+-- Values that are fresh by the look at the directory just made: those of aging ids are to be asked about
+-- one by one, so that each has its age looked at.
+local function look_at_directory(self)
+  if C.sharearray_settled(self.handle) == 0 then
+    self.fresh = {}
+  else
+    for id in pairs(self.aging) do self.fresh[id] = nil end
+  end
+end
+
+--- The value in the memo if it still is what stands under the id, else nil. See `lookup`, which asks this
+-- unless the memo is empty.
+function memo:look(id)
+  local total, now = self.changes[0], loop.now()
+  if total ~= self.seen then self:drop_outdated(total) end
+  if self.closings ~= view.closings then
+    self.fresh, self.closings = {}, view.closings
+  end
+  if now >= self.until_ then
+    look_at_directory(self)
+    self.until_ = now + self.RECHECK
+  end
+  local entry = self.memo[id]
+  if not entry then return nil end
+  if self.fresh[id] == nil then
+    if not is_current(self, id, entry) then
+      self:forget(id)
+      return nil
+    end
+    self.fresh[id] = entry.value
+  end
+  return entry.value
+end
+
+return memo
