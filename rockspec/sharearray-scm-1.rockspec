@@ -76,6 +76,7 @@ build = {
     ["sharearray"] = "lua/sharearray/init.lua",
     ["sharearray.layout"] = "lua/sharearray/layout.lua",
     ["sharearray.lazy"] = "lua/sharearray/lazy.lua",
+    ["sharearray.library"] = "lua/sharearray/library.lua",
     ["sharearray.lifetime"] = "lua/sharearray/lifetime.lua",
     ["sharearray.loop"] = "lua/sharearray/loop.lua",
     ["sharearray.memo"] = "lua/sharearray/memo.lua",

@@ -1,8 +1,14 @@
--- cdefs.lua declares exactly what core/sharearray.h does.
-local function normalised(text)
+-- cdefs.lua declares exactly what core/sharearray.h does, in an order of its own.
+local function statements(text)
   text = text:gsub("/%*.-%*/", " "):gsub("SHAREARRAY_API ", ""):gsub("\n#[^\n]*", "\n")
   text = text:gsub('extern "C" {', ""):gsub("\n}%s*$", "\n")
-  return (text:gsub("%s+", " "):gsub("^ ", ""):gsub(" $", ""))
+  text = text:gsub("%s+", " "):gsub("%b{}", function(body) return (body:gsub(";", ",")) end)
+  text = text:gsub("typedef struct sharearray_member sharearray_member;", "") -- a struct that follows
+  text = text:gsub("typedef struct sharearray_member ({[^}]*}) sharearray_member;", "struct sharearray_member %1;")
+  local list = {}
+  for statement in text:gmatch(" ?([^;]+);") do list[#list + 1] = statement end
+  table.sort(list)
+  return list
 end
 
 describe("cdefs.lua", function()
@@ -11,7 +17,23 @@ describe("cdefs.lua", function()
     local header = file:read("*a"):gsub("^.-\n#define SHAREARRAY_API[^\n]*\n", "\n")
     file:close()
     header = header:gsub("\n#ifdef __cplusplus\n}\n#endif.*$", "\n")
-    assert.equal(normalised(header), normalised(require("sharearray.cdefs").declarations))
+    local expected = statements(header)
+    assert.is_true(#expected > 50)
+    assert.same(expected, statements(require("sharearray.cdefs").declarations))
+  end)
+
+  it("leaves what an attach takes to library.lua", function()
+    local declared = require("sharearray.library").declarations
+    local machine, used = require "support.machine", 0
+    for path in machine.shell("grep -l 'require(\"sharearray.library\")' lua/sharearray/*.lua"):gmatch "%S+" do
+      for line in io.lines(path) do
+        for name in line:gmatch "%f[%w]C%.([%w_]+)" do
+          assert.truthy(declared:find("%f[%w]" .. name .. "%f[^%w_]"), path .. " takes " .. name)
+          used = used + 1
+        end
+      end
+    end
+    assert.is_true(used > 20)
   end)
 
   it("finds every declared function in the library", function()

@@ -16,7 +16,7 @@
 local bit = require "bit"
 local ffi = require "ffi"
 local lifetime = require "sharearray.lifetime"
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local element = {}
 

@@ -10,7 +10,7 @@
 -- @module sharearray.lifetime
 
 local ffi = require "ffi"
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local M = {}
 

@@ -3,7 +3,7 @@
 -- neither yield nor raise.
 -- @module sharearray.loop
 
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local function ignore() end
 

@@ -10,7 +10,7 @@
 
 local loop = require "sharearray.loop"
 local view = require "sharearray.view"
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local memo = {}
 

@@ -12,7 +12,7 @@ local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
 local loop = require "sharearray.loop"
 local place_ = require "sharearray.place"
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local build = lazy "sharearray.build"
 local builders = lazy "sharearray.builders"

@@ -8,7 +8,7 @@ local dtype = require "sharearray.dtype"
 local lazy = require "sharearray.lazy"
 local loop = require "sharearray.loop"
 local view = require "sharearray.view"
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local bundle = lazy "sharearray.bundle"
 

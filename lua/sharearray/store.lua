@@ -11,7 +11,7 @@ local loop = require "sharearray.loop"
 local obtain = require "sharearray.obtain"
 local place_ = require "sharearray.place"
 local view = require "sharearray.view"
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local build = lazy "sharearray.build"
 local options = lazy "sharearray.options"

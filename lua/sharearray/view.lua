@@ -17,7 +17,7 @@ local element = require "sharearray.element"
 local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
 local lifetime = require "sharearray.lifetime"
-local C = require("sharearray.cdefs").C
+local C = require("sharearray.library").C
 
 local failures = lazy "sharearray.failures"
 local format = lazy "sharearray.format"

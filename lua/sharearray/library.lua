@@ -1,0 +1,112 @@
+--- The C core, loaded, and what an attach takes of it declared. sharearray.cdefs declares the rest.
+-- @module sharearray.library
+
+local ffi = require "ffi"
+
+local declarations = [[
+enum {
+  SHAREARRAY_MESSAGE = 1024,
+  SHAREARRAY_MAXDIMS = 32
+};
+enum {
+  SHAREARRAY_READY = 0,
+  SHAREARRAY_BUILD = 1,
+  SHAREARRAY_WAIT = 2
+};
+enum {
+  SHAREARRAY_EABSENT = -1,
+  SHAREARRAY_ENOSPACE = -2,
+  SHAREARRAY_ECORRUPT = -3,
+  SHAREARRAY_EUNTRUSTED = -4,
+  SHAREARRAY_EDENIED = -5,
+  SHAREARRAY_EUNSUPPORTED = -6,
+  SHAREARRAY_ERECURSIVE = -7,
+  SHAREARRAY_EIO = -8,
+  SHAREARRAY_EINVAL = -9
+};
+enum {
+  SHAREARRAY_GET = 1,
+  SHAREARRAY_REFRESH = 2,
+  SHAREARRAY_YIELDS = 4,
+  SHAREARRAY_FINAL = 8
+};
+typedef struct sharearray_store sharearray_store;
+typedef struct sharearray_build sharearray_build;
+typedef struct sharearray_options {
+  const char *shm_path;
+  const char *prefix;
+  int32_t mode;
+  int64_t owner;
+  const uint32_t *trust;
+  size_t trusted;
+} sharearray_options;
+typedef struct sharearray_npy {
+  char order;
+  char kind;
+  uint8_t version;
+  uint32_t itemsize;
+  uint8_t fortran;
+  uint8_t ndim;
+  uint64_t shape[32];
+  uint64_t offset;
+  uint64_t nbytes;
+  uint32_t descr_offset;
+  uint32_t descr_length;
+  uint32_t layout;
+} sharearray_npy;
+typedef struct sharearray_member sharearray_member;
+typedef struct sharearray_map {
+  void *base;
+  uint64_t length;
+  sharearray_npy array;
+  const sharearray_member *members;
+  uint64_t count;
+} sharearray_map;
+typedef struct sharearray_owner {
+  int64_t pid;
+  double since;
+  uint32_t uid;
+  uint32_t attempt;
+  char program[32];
+} sharearray_owner;
+typedef struct sharearray_ticket {
+  uint32_t seen;
+  uint32_t recheck;
+  sharearray_owner builder;
+} sharearray_ticket;
+const char *sharearray_code(int code);
+int sharearray_store_new(const sharearray_options *options, sharearray_store **store, char *message);
+void sharearray_store_delete(sharearray_store *store);
+int sharearray_valid_id(const char *prefix, const char *id, size_t length);
+int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+      sharearray_map **map, sharearray_build **build, char *message);
+const uint32_t *sharearray_changes(const sharearray_store *store);
+uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
+int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
+double sharearray_age(const sharearray_map *map);
+int sharearray_settled(sharearray_store *store);
+double sharearray_clock(void);
+void sharearray_ref(sharearray_map *map);
+void sharearray_unref(sharearray_map *map);
+void sharearray_release(void *holder, size_t size);
+void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed,
+      void *view);
+void sharearray_prefault(const sharearray_map *map);
+]]
+
+-- nginx with its code cache off, busted and two Lua states load this file again in one process; the
+-- C types of one state may be declared only once.
+if not pcall(ffi.typeof, "sharearray_map") then ffi.cdef(declarations) end
+
+local path, tried = package.searchpath("sharearray.core", package.cpath)
+if not path then
+  error("sharearray: the C core is not installed (run `make`, and `eval \"$(make -s env)\"`):" .. tried, 0)
+end
+
+-- Pinned for the life of the process: at an error exit LuaJIT may unload a library before the last
+-- finalizer has called into it. The Makefile links with `-z nodelete`; luarocks does not.
+if not pcall(function() return ffi.C.dlopen end) then ffi.cdef "void *dlopen(const char *filename, int flags);" end
+local RTLD_LAZY, RTLD_NODELETE = 0x1, 0x1000
+pcall(function() return ffi.C.dlopen(path, RTLD_LAZY + RTLD_NODELETE) end)
+
+return { C = ffi.load(path), declarations = declarations }
