@@ -6,7 +6,7 @@ local function statements(text)
   text = text:gsub("typedef struct sharearray_member sharearray_member;", "") -- a struct that follows
   text = text:gsub("typedef struct sharearray_member ({[^}]*}) sharearray_member;", "struct sharearray_member %1;")
   local list = {}
-  for statement in text:gmatch(" ?([^;]+);") do list[#list + 1] = statement end
+  for statement in text:gmatch(" *([^;]+);") do list[#list + 1] = statement end
   table.sort(list)
   return list
 end

@@ -182,18 +182,18 @@ describe("the memo of eight processes", function()
   end)
 
   it("counts the 10 ms from the look, however late the process comes to note what it saw", function()
-    local dtype = require "sharearray.dtype"
+    local views = require "sharearray.view"
     machine.worker("assert(sharearray.cache('late', sharearray.array({1})))", {},
       { SHAREARRAY_SHM_PATH = directory }):finish()
-    local store, from_npy = sharearray.new { shm_path = directory }, dtype.from_npy
-    dtype.from_npy = function(...) -- called in between
+    local store, mapped = sharearray.new { shm_path = directory }, views.mapped
+    views.mapped = function(...) -- called in between
       os.remove(directory .. "/sharearray_late.npy")
       local stopped = machine.now()
       repeat until machine.now() > stopped + 0.03
-      return from_npy(...)
+      return mapped(...)
     end
     local view = store:get("late")
-    dtype.from_npy = from_npy
+    views.mapped = mapped
     assert.equal(1, view(0))
     assert.equal("absent", (select(3, store:get("late"))))
   end)

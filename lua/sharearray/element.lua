@@ -112,7 +112,9 @@ end
 
 $SETTING
 $INDEXING
-return { make = make, lend = lend, get = get, number = number, set = set, index = index, newindex = newindex, step = step }
+return {
+  make = make, lend = lend, get = get, number = number, set = set, index = index, newindex = newindex, step = step,
+}
 ]]
 
 -- x:set(i, ..., value), of memory that may be written, and of such that never could be.
