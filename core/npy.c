@@ -27,6 +27,8 @@ struct text {
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
 static void skip_space(struct text *text) {
+  static const char spaces[8] = "        "; /* headers are filled up with them: some fifty, of a hundred bytes */
+  while (text->end - text->at >= 8 && memcmp(text->at, spaces, sizeof spaces) == 0) text->at += 8;
   while (text->at < text->end && is_space(*text->at)) text->at++;
 }
 

@@ -49,7 +49,7 @@
 extern "C" {
 #endif
 
-#define SHAREARRAY_API __attribute__((visibility("default")))
+#define SHAREARRAY_API __attribute__((visibility("protected")))
 
 enum {
   SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */
@@ -297,7 +297,7 @@ SHAREARRAY_API void sharearray_release(void *holder, size_t size);
 /* Fills in a view of an array of a map (its own, or a member's) whose layout is not 0. Its struct has const void
  * *map; const uint8_t *sealed, as given; uint64_t lent, 0; T *elements; const int32_t *bits, the same address, if
  * `bits` is 1; then the count and a size for each dimension, as int32_t, or as double where the last bit of the
- * layout is set. The view takes a reference of its own, which sharearray_release() gives back. */
+ * layout is set. No reference is taken: what the caller has and gives to the view, sharearray_release() gives back. */
 SHAREARRAY_API void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed,
                                     void *view);
 /* Enters all pages into the process's page table now, instead of one fault at a time: what is going to be

@@ -19,7 +19,6 @@ void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits,
   uint64_t count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
   for (int i = 0; i < array->ndim; i++) count *= sizes[1 + i] = array->shape[i];
   sizes[0] = count;
-  sharearray_ref(map);
   memcpy(view, pointers, used);
   char *at = (char *)view + used;
   for (int i = 0; i <= array->ndim; i++) {

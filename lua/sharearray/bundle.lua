@@ -211,17 +211,20 @@ function M.rebuild(form, arrays)
 end
 
 --- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
+-- @param pin a view of the map, on whose reference the members may live
 -- @param map its mapping
--- @tparam function view_of makes a view: of the map, a `sharearray_npy`, and where in the map its file begins
+-- @tparam function view_of makes a view of any array: of the map, a `sharearray_npy`, and where in the map its
+--   file begins
 -- @return[1] the table
 -- @return[2] nil, message, code
-function M.table_of(map, view_of)
+function M.table_of(pin, map, view_of)
   local arrays, form = {}, nil
   for i = 0, tonumber(map.count) - 1 do
     local member = map.members[i]
     local name = ffi.string(member.name, member.name_length)
     if member.array.kind ~= 0 then
-      local value, problem = view_of(map, member.array, member.offset)
+      local value, problem = view.member(pin, map, member.array), nil
+      if not value then value, problem = view_of(map, member.array, member.offset) end
       if not value then return nil, ("its member %s: %s"):format(name, problem), "unsupported" end
       arrays[name:gsub("%.npy$", "")] = value
     elseif name == M.FORM then

@@ -57,8 +57,6 @@ local function struct(spec, owner)
   return ("struct { %s } /* %s %s %s */"):format(table.concat(members, " "), name, tostring(spec.writable), owner)
 end
 
-local LENT = 2 -- the place of `lent`, in units of 8 bytes
-
 -- Not `math.floor(i) == i` alone: it takes numeric strings. NaN fails the comparison with 0.
 local CHECK = 'type(i@) == "number" and i@ >= 0 and i@ < self.n@ and floor(i@) == i@'
 
@@ -219,7 +217,7 @@ local function render(spec)
   local holes = {
     MAKE = (n > 0 and ", " .. list(n, "n@") or "") .. (strided and n > 0 and ", " .. list(n, "s@") or ""),
     BITS = reader.bits and "cast(bits_p, elements), " or "",
-    LENT = LENT,
+    LENT = lifetime.LENT,
     SIZE = n > 0 and list(n, "n@", " * ") or "1",
     INDICES = leading(n, "i@"),
     FIRST = n > 0 and "i0" or "extra",

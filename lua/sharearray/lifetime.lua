@@ -18,6 +18,17 @@ local M = {}
 local owners = setmetatable({}, { __mode = "k" })
 M.owners = owners
 
+--- Where the struct of every view has its member `lent`, in units of 8 bytes.
+M.LENT = 2
+
+local lent_p = ffi.typeof("uint64_t *")
+
+--- Makes the view `row`, which has no reference of its own, live on that of `owner`.
+function M.lend(owner, row)
+  ffi.cast(lent_p, owner)[M.LENT] = 1
+  owners[row] = owner
+end
+
 local function close_row(row) ffi.fill(row, ffi.sizeof(row)) end
 
 local function close_rows(owner)

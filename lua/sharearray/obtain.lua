@@ -21,8 +21,14 @@ local wait = lazy "sharearray.wait"
 
 local M = {}
 
+-- Interpreted code would look all these up, or parse them, at every call: those who waited for an array are woken
+-- together, and each of them runs this with cold caches.
+local READY, BUILD, WAIT, GET = C.SHAREARRAY_READY, C.SHAREARRAY_BUILD, C.SHAREARRAY_WAIT, C.SHAREARRAY_GET
+local FOR_EVER = math.huge
+local attach, remember = C.sharearray_attach, place_.remember
+local new_ticket = ffi.typeof("sharearray_ticket")
+
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local new_ticket = ffi.typeof("sharearray_ticket") -- interpreted code would parse it at every call
 local map_out = ffi.new("sharearray_map *[1]")
 local build_out = ffi.new("sharearray_build *[1]")
 
@@ -52,28 +58,28 @@ function M.obtain(self, id, source, flags)
   local round = 0
   if me then
     -- Other coroutines of this thread go on while this one sleeps; it cannot wait for itself.
-    if flags ~= C.SHAREARRAY_GET and builders.is_recursive(place.path .. id, me) then return recursive(id) end
+    if flags ~= GET and builders.is_recursive(place.path .. id, me) then return recursive(id) end
     flags = flags + C.SHAREARRAY_YIELDS
   end
   while true do
-    local seconds = deadline and wait.remaining(deadline) or math.huge
+    local seconds = deadline and wait.remaining(deadline) or FOR_EVER
     local last = seconds == 0
     local looked = loop.now()
-    local step = C.sharearray_attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
+    local step = attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
       map_out, build_out, message)
-    if step == C.SHAREARRAY_READY then
-      local value, text, code = place_.remember(self, id, map_out[0], ticket.seen, looked)
+    if step == READY then
+      local value, text, code = remember(self, id, map_out[0], ticket.seen, looked)
       if value == nil then return nil, text, code end
       return M.renewed(self, id, source, value)
     end
-    if step == C.SHAREARRAY_BUILD then
+    if step == BUILD then
       local value, reason, code = builders.run(self, id, build.own(build_out[0]), source, deadline, ticket)
       -- Another machine may have built it long ago.
       if reason == build.FETCHED and settings.max_age then return M.renewed(self, id, source, value) end
       if value ~= nil then return value end
       return nil, reason, code
     end
-    if step ~= C.SHAREARRAY_WAIT then return place_.failure(id, step, message) end
+    if step ~= WAIT then return place_.failure(id, step, message) end
     if last then return wait.timed_out(settings, id, ticket) end
     round = round + 1
     if round == 1 then

@@ -86,10 +86,9 @@ local function dtype_of(map, array, start)
   return dtype.from_descr(ffi.string(text, array.descr_length), array.version)
 end
 
--- The view of an array whose file begins at `start` in the mapping; nil and why there can be none.
+-- The view of an array that is more than numbers in C order, whose file begins at `start` in the mapping; nil
+-- and why there can be none.
 local function view_of(map, array, start)
-  local known = view.mapped(map, array)
-  if known then return known end
   local base = ffi.cast(char_p, map.base)
   local type_, problem = dtype_of(map, array, start)
   if not type_ then return nil, problem end
@@ -106,19 +105,25 @@ local function view_of(map, array, start)
   return view.new(type_, shape, strides, base + array.offset, map, false)
 end
 
--- The view, or the table of a bundle, and what pins the map for it: for a bundle a view of nothing, whatever
--- becomes of the table. nil, nil, and why there is none; and the code.
+-- The view, or the table of a bundle, and what pins the map for it: for a bundle a view of nothing, on whose
+-- reference the members live. nil, nil, and why there is none; and the code. Takes the map's reference over.
 local function value_of(map)
+  local value, problem, code = view.whole(map), nil, nil
+  if value then return value, value end
   if map.array.kind ~= 0 then
-    local value, problem = view_of(map, map.array, 0)
+    value, problem = view_of(map, map.array, 0)
+    C.sharearray_unref(map)
     return value, value, problem, "unsupported"
   end
-  local value, problem, code = bundle.table_of(map, view_of)
-  return value, view.new(dtype.by_name.uint8, { 0 }, nil, map.base, map, false), problem, code
+  local pin = view.new(dtype.by_name.uint8, { 0 }, nil, map.base, map, false)
+  C.sharearray_unref(map)
+  value, problem, code = bundle.table_of(pin, map, view_of)
+  return value, pin, problem, code
 end
 
 --- Why a map is nothing that `remember` could make a value of; nil if it is.
 function M.unfit(map)
+  C.sharearray_ref(map)
   local value, _, problem = value_of(map)
   if value == nil then return problem end
 end
@@ -134,7 +139,6 @@ function M.remember(store, id, map, counter, looked)
   local self = store.place
   if store.settings.prefault then C.sharearray_prefault(map) end
   local value, pin, problem, code = value_of(map)
-  C.sharearray_unref(map) -- the views have their own references
   if not value then
     return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path, id,
       problem), code

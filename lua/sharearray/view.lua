@@ -196,16 +196,32 @@ local function class_of_layout(layout)
   return by_layout[layout]
 end
 
---- The view of a mapped array: filled in by the core, which a process that has just woken up is quicker at.
--- @param map `sharearray_map *` that it is in; the view takes its own reference
--- @param array `sharearray_npy`, of the map or of a member
--- @return the view; nil where the array's layout is 0
-function view.mapped(map, array)
+local fill_in, release_later = C.sharearray_view, ffi.gc
+
+-- Filled in by the core, which a process that has just woken up is quicker at. No view where there is no layout.
+local function mapped(map, array)
   local layout = array.layout
   local class = by_layout[layout] or class_of_layout(layout)
   if not class then return nil end
-  local result = ffi.gc(class.ctype(), class.finalizer)
-  C.sharearray_view(map, array, class.bits, always, result)
+  local result = class.ctype()
+  fill_in(map, array, class.bits, always, result)
+  return result, class.finalizer
+end
+
+--- The view of the array that a whole file is.
+-- @param map `sharearray_map *`; the view takes the caller's reference over
+-- @return the view; nil where the array's layout is 0, and the reference stays with the caller
+function view.whole(map)
+  local result, finalizer = mapped(map, map.array)
+  return result and release_later(result, finalizer)
+end
+
+--- The view of an array in a bundle; nil where its layout is 0.
+-- @param owner a view of the same map, on whose reference this one lives
+-- @param array `sharearray_npy` of the member
+function view.member(owner, map, array)
+  local result = mapped(map, array)
+  if result then lifetime.lend(owner, result) end
   return result
 end
 
