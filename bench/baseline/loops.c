@@ -1,6 +1,9 @@
 /* Loops over elements, as anybody would write them. */
 #include "baseline.h"
 
+#include <math.h>
+#include <string.h>
+
 double baseline_sum(const float *x, size_t count) {
   double sum = 0;
   for (size_t i = 0; i < count; i++) sum += x[i];
@@ -10,6 +13,22 @@ double baseline_sum(const float *x, size_t count) {
 double baseline_gather(const float *x, const int32_t *index, size_t count) {
   double sum = 0;
   for (size_t i = 0; i < count; i++) sum += x[index[i]];
+  return sum;
+}
+
+/* With what a view's v(k(i)) makes sure of: that i and k(i) are inside, and that the float is no NaN whose bits
+ * LuaJIT would take for another type. NaN for all of it. */
+double baseline_gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count) {
+  double sum = 0;
+  for (int32_t i = 0; i < count; i++) {
+    int32_t k, bits;
+    if (i < 0 || i >= indices) return (double)NAN;
+    k = index[i];
+    if (k < 0 || k >= size) return (double)NAN;
+    memcpy(&bits, &x[k], sizeof bits);
+    if ((bits ^ INT32_MIN) > 0x7fc00000) return (double)NAN;
+    sum += x[k];
+  }
   return sum;
 }
 

@@ -88,6 +88,9 @@ local function bare(kind, count)
     local board = baseline.board(board_path, count + 1)
     local unlock = kind == "lock" and hold_lock(path .. ".lock")
     local _, finish = start(count, function(slot)
+      if kind == "luajit" then
+        return { machine.luajit, "bench/programs/bare_waiter.lua", board_path, tostring(count + 1), slot, path }
+      end
       return { measure.build .. "/waiter", kind, board_path, tostring(count + 1), slot, path }
     end)
     until_waiting(board, count)
@@ -134,11 +137,15 @@ for _, count in ipairs { 2, 16, 64, 200 } do
   local work = ("wake: %d processes, from link to last view"):format(count)
   local samples = measure.rounds(measure.choose(11, count == 200 and 3 or 5), {
     { "ours", ours(count) }, { "futex", bare("futex", count) }, { "lock", bare("lock", count) },
+    { "luajit", bare("luajit", count) },
   })
   for _, kind in ipairs { "futex", "lock" } do
     measure.row { work = work, against = "C: blocked on a " .. kind .. ", then open, mmap", ours = samples.ours,
       theirs = samples[kind], unit = "ms", most = 1.5 }
   end
+  -- What LuaJIT itself takes for it, woken with cold caches.
+  measure.row { work = work, against = "LuaJIT: the system calls of the first one by FFI, nothing else",
+    ours = samples.ours, theirs = samples.luajit, unit = "ms" }
   local curves = { { "sharearray", samples.ours }, { "C, futex", samples.futex } }
   local rivals = { { "ours", ours(count) } }
   if not no_nginx then rivals[#rivals + 1] = { "resty", resty(count) } end

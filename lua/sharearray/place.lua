@@ -108,16 +108,16 @@ end
 -- The view, or the table of a bundle, and what pins the map for it: for a bundle a view of nothing, on whose
 -- reference the members live. nil, nil, and why there is none; and the code. Takes the map's reference over.
 local function value_of(map)
-  local value, problem, code = view.whole(map), nil, nil
-  if value then return value, value end
+  local whole = view.whole(map)
+  if whole then return whole, whole end
   if map.array.kind ~= 0 then
-    value, problem = view_of(map, map.array, 0)
+    local value, problem = view_of(map, map.array, 0)
     C.sharearray_unref(map)
     return value, value, problem, "unsupported"
   end
   local pin = view.new(dtype.by_name.uint8, { 0 }, nil, map.base, map, false)
   C.sharearray_unref(map)
-  value, problem, code = bundle.table_of(pin, map, view_of)
+  local value, problem, code = bundle.table_of(pin, map, view_of)
   return value, pin, problem, code
 end
 
