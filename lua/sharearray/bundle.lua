@@ -193,9 +193,12 @@ function decode(arrays, node)
   if type(key) == "string" and key:sub(1, 1) == "$" then
     return assert(tags[key], "the form has an unknown tag")(arrays, value)
   end
-  local result = {}
-  for k, v in pairs(node) do result[k] = decode(arrays, v) end
-  return result
+  for k, v in pairs(node) do
+    -- Mostly arrays; and what holds them is as JSON's decoder made it.
+    local name = type(v) == "table" and v["$array"]
+    node[k] = name and arrays[name] or decode(arrays, v)
+  end
+  return node
 end
 
 --- Puts a table together.
@@ -221,13 +224,13 @@ function M.table_of(pin, map, view_of)
   local arrays, form = {}, nil
   for i = 0, tonumber(map.count) - 1 do
     local member = map.members[i]
-    local name = ffi.string(member.name, member.name_length)
     if member.array.kind ~= 0 then
+      local name = ffi.string(member.name, member.name_length - #".npy")
       local value, problem = view.member(pin, map, member.array), nil
       if not value then value, problem = view_of(map, member.array, member.offset) end
-      if not value then return nil, ("its member %s: %s"):format(name, problem), "unsupported" end
-      arrays[name:gsub("%.npy$", "")] = value
-    elseif name == M.FORM then
+      if not value then return nil, ("its member %s.npy: %s"):format(name, problem), "unsupported" end
+      arrays[name] = value
+    elseif ffi.string(member.name, member.name_length) == M.FORM then
       form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
     end
   end
