@@ -7,16 +7,17 @@
 
 #include <math.h>
 
-/* Where libc can choose a function when it loads the library, wide registers are used if there are any.
- * Static functions only: clang before 18 gives others a name that nobody finds. Not under ThreadSanitizer:
- * the choice is made before it is ready. */
-#ifdef __SANITIZE_THREAD__
-#define WIDEST
-#elif defined(__x86_64__) && defined(__GLIBC__)
-#define WIDEST __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define WIDEST
+/* libc has asked the processor already. A table of functions for it to choose from (target_clones) would have the
+ * processor asked again whenever the library is loaded, which a virtual machine takes 50 us for. */
+#if defined(__x86_64__) && defined(__has_include)
+#if __has_include(<sys/platform/x86.h>)
+#include <sys/platform/x86.h>
+#define CHOOSES 1
 #endif
+#endif
+
+/* Once for each width of registers: see the end of the file. */
+#define INLINE static inline __attribute__((always_inline))
 
 enum { LANES = 8, UNROLLED = 4, STEP = LANES * UNROLLED };
 
@@ -32,7 +33,7 @@ VECTOR(integers, uint64_t);
 /* <operation>_<name>, of elements of `type`, in accumulators of `wide`. `lanes` is what a step adds to
  * accumulator k, `one` the same of a single element. */
 #define REDUCTION(function, parameters, wide, accumulators, lanes, one)                                                \
-  WIDEST static wide function(parameters, uint64_t count) {                                                            \
+  INLINE wide function(parameters, uint64_t count) {                                                                   \
     accumulators a[UNROLLED] = {{0}};                                                                                  \
     wide sum = 0;                                                                                                      \
     uint64_t i = 0;                                                                                                    \
@@ -68,8 +69,8 @@ REDUCTIONS(u8, uint64_t, uint64_t, integers) /* int64 too */
 /* A NaN's payload is the file's choice, and LuaJIT keeps its types there. */
 static double sound(double sum) { return isnan(sum) ? NAN : sum; }
 
-int sharearray_reduce(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count, double *real,
-                      uint64_t *integer) {
+INLINE int reduce(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count, double *real,
+                  uint64_t *integer) {
   switch (kind << 8 | (int)itemsize) {
   case 'f' << 8 | 4: *real = sound(REDUCE(f4, float)); return 0;
   case 'f' << 8 | 8: *real = sound(REDUCE(f8, double)); return 0;
@@ -84,4 +85,23 @@ int sharearray_reduce(char kind, uint32_t itemsize, const void *x, const void *y
   case 'u' << 8 | 8: *integer = REDUCE(u8, uint64_t); return 0;
   default: return SHAREARRAY_EUNSUPPORTED;
   }
+}
+
+#ifdef CHOOSES
+#define REDUCE_WITH(features)                                                                                          \
+  __attribute__((target(#features))) static int reduce_##features(                                                     \
+      char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count, double *real, uint64_t *integer) {   \
+    return reduce(kind, itemsize, x, y, count, real, integer);                                                         \
+  }
+REDUCE_WITH(avx2)
+REDUCE_WITH(avx512f)
+#endif
+
+int sharearray_reduce(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count, double *real,
+                      uint64_t *integer) {
+#ifdef CHOOSES
+  if (CPU_FEATURE_ACTIVE(AVX512F)) return reduce_avx512f(kind, itemsize, x, y, count, real, integer);
+  if (CPU_FEATURE_ACTIVE(AVX2)) return reduce_avx2(kind, itemsize, x, y, count, real, integer);
+#endif
+  return reduce(kind, itemsize, x, y, count, real, integer);
 }
