@@ -185,15 +185,15 @@ describe("the memo of eight processes", function()
     local views = require "sharearray.view"
     machine.worker("assert(sharearray.cache('late', sharearray.array({1})))", {},
       { SHAREARRAY_SHM_PATH = directory }):finish()
-    local store, mapped = sharearray.new { shm_path = directory }, views.mapped
-    views.mapped = function(...) -- called in between
+    local store, whole = sharearray.new { shm_path = directory }, views.whole
+    views.whole = function(...) -- called in between
       os.remove(directory .. "/sharearray_late.npy")
       local stopped = machine.now()
       repeat until machine.now() > stopped + 0.03
-      return mapped(...)
+      return whole(...)
     end
     local view = store:get("late")
-    views.mapped = mapped
+    views.whole = whole
     assert.equal(1, view(0))
     assert.equal("absent", (select(3, store:get("late"))))
   end)
