@@ -25,13 +25,11 @@ local convert = lazy "sharearray.convert"
 local naming = lazy "sharearray.names"
 
 local dtype = {
-  --- The dtypes there are by now, by name; and the plain ones by code, "f4".
-  by_name = {}, by_code = {},
-  --- The names of the plain ones, in order.
-  names = {},
+  --- The dtypes that were made so far, by name.
+  by_name = {},
 }
 
-local by_name, by_code, by_kind, by_object = dtype.by_name, dtype.by_code, {}, {}
+local by_name, by_object, by_kind = dtype.by_name, {}, {}
 
 --- Makes a dtype, the only one of its name.
 -- @tparam table fields see above
@@ -56,40 +54,37 @@ local plain = {
   end,
 }
 
--- A dtype whose elements C and LuaJIT know.
-local function define(name, kind, itemsize, ctype, spelling)
-  local object = dtype.register(setmetatable({
+--- Makes a dtype whose elements C and LuaJIT know.
+function dtype.define(name, kind, itemsize, ctype, descr)
+  return dtype.register(setmetatable({
     name = name,
     kind = kind,
     itemsize = itemsize,
-    descr = spelling or (itemsize == 1 and "|" or "<") .. kind .. itemsize,
+    descr = descr,
     ctype = ctype,
     constant = "const " .. ctype,
     reader = readers[name],
   }, plain))
-  if not spelling then
-    local byte = kind:byte()
-    by_kind[byte] = by_kind[byte] or {}
-    by_kind[byte][itemsize], by_code[kind .. itemsize] = object, object
-  end
-  dtype.names[#dtype.names + 1] = name
 end
 
-define("bool", "b", 1, "bool")
-define("int8", "i", 1, "int8_t")
-define("int16", "i", 2, "int16_t")
-define("int32", "i", 4, "int32_t")
-define("int64", "i", 8, "int64_t")
-define("uint8", "u", 1, "uint8_t")
-define("uint16", "u", 2, "uint16_t")
-define("uint32", "u", 4, "uint32_t")
-define("uint64", "u", 8, "uint64_t")
-define("float16", "f", 2, "uint16_t")
-define("float32", "f", 4, "float")
-define("float64", "f", 8, "double")
-define("complex64", "c", 8, "complex float")
-define("complex128", "c", 16, "complex double")
-define("bfloat16", "V", 2, "uint16_t", "|V2") -- NumPy has no such type: in a file it is raw bytes
+-- NumPy's name and the C type of the plain dtypes, by kind and itemsize.
+local PLAIN = {
+  b1 = { "bool", "bool" },
+  i1 = { "int8", "int8_t" }, i2 = { "int16", "int16_t" }, i4 = { "int32", "int32_t" }, i8 = { "int64", "int64_t" },
+  u1 = { "uint8", "uint8_t" }, u2 = { "uint16", "uint16_t" }, u4 = { "uint32", "uint32_t" },
+  u8 = { "uint64", "uint64_t" },
+  f2 = { "float16", "uint16_t" }, f4 = { "float32", "float" }, f8 = { "float64", "double" },
+  c8 = { "complex64", "complex float" }, c16 = { "complex128", "complex double" },
+}
+
+--- The plain dtypes by code, "f4"; each is made when first asked for.
+dtype.by_code = setmetatable({}, { __index = function(by_code, code)
+  local known = PLAIN[code]
+  if not known then return nil end
+  local kind, itemsize = code:sub(1, 1), tonumber(code:sub(2))
+  by_code[code] = dtype.define(known[1], kind, itemsize, known[2], (itemsize == 1 and "|" or "<") .. code)
+  return by_code[code]
+end })
 
 --- Whether `x` is a dtype.
 function dtype.is(x) return by_object[x] ~= nil end
@@ -113,7 +108,12 @@ function dtype.from_descr(s, version) return naming.from_descr(s, version) end
 -- @return the dtype, or nil
 function dtype.from_npy(kind, itemsize)
   local of_kind = by_kind[kind]
-  return of_kind and of_kind[itemsize]
+  if not of_kind then
+    of_kind = {}
+    by_kind[kind] = of_kind
+  end
+  of_kind[itemsize] = of_kind[itemsize] or dtype.by_code[string.char(kind) .. itemsize]
+  return of_kind[itemsize]
 end
 
 --- The dtype whose elements are of the C type `name`, in any spelling that LuaJIT reads: "float",

@@ -16,6 +16,14 @@ local by_name, register = dtype.by_name, dtype.register
 
 local names = {}
 
+local plain = {} -- their names, in order
+for code in ("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16"):gmatch "%S+" do
+  plain[#plain + 1] = dtype.by_code[code].name
+end
+
+-- NumPy has no such type: in a file it is raw bytes.
+plain[#plain + 1] = dtype.define("bfloat16", "V", 2, "uint16_t", "|V2").name
+
 local MAX_ITEM = 2 ^ 30 -- bytes of an element, as in core/npy.c
 
 local function text_of(kind, n)
@@ -76,7 +84,7 @@ local function named(x)
 end
 
 local function there_are()
-  return "there are " .. table.concat(dtype.names, ", ")
+  return "there are " .. table.concat(plain, ", ")
     .. ", S10, U10, V10 and such, datetime64[ns], timedelta64[ns], and lists of {name, dtype, shape}"
 end
 
@@ -103,7 +111,7 @@ end
 -- LuaJIT has several names for one C type and prints the one it likes: int8_t comes back as "char",
 -- "long" as "int64_t". Its own spelling of each of ours is the key.
 local by_ctype = {}
-for _, name in ipairs(dtype.names) do
+for _, name in ipairs(plain) do
   local object = by_name[name]
   if not name:find("float16") then by_ctype[tostring(ffi.typeof(object.ctype)):match("^ctype<(.*)>$")] = object end
 end

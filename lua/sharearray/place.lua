@@ -115,7 +115,7 @@ local function value_of(map)
     C.sharearray_unref(map)
     return value, value, problem, "unsupported"
   end
-  local pin = view.new(dtype.by_name.uint8, { 0 }, nil, map.base, map, false)
+  local pin = view.holder(map)
   C.sharearray_unref(map)
   local value, problem, code = bundle.table_of(pin, map, view_of)
   return value, pin, problem, code

@@ -115,7 +115,7 @@ local prepared
 function M.prepare()
   if prepared then return end
   prepared = {}
-  for i, name in ipairs { "float32", "float64", "int32", "uint8" } do prepared[i] = dtype.by_name[name] end
+  for i, code in ipairs { "f4", "f8", "i4", "u1" } do prepared[i] = dtype.by_code[code] end
   view.prepare(prepared)
 end
 
