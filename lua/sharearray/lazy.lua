@@ -1,7 +1,7 @@
 --- Modules that are loaded when something of them is first used.
 --
--- A process that only attaches an array needs less than half of the library, and reading the rest would
--- take longer than all else at its start: LuaJIT compiles some 70 KB of source a millisecond.
+-- A process that only attaches an array needs a fifth of the library, and reading the rest would take longer
+-- than all else at its start: LuaJIT compiles some 70 KB of source a millisecond.
 -- @module sharearray.lazy
 
 --- Stands for the module `name`: `local file = lazy "sharearray.file"`, then `file.new(path)` as ever.
