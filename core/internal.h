@@ -6,6 +6,8 @@
 #define _GNU_SOURCE /* O_TMPFILE, F_OFD_SETLK, F_SETSIG, renameat2 */
 #endif
 
+/* The core calls its own functions directly, whoever else has a function of that name. */
+#define SHAREARRAY_VISIBILITY "protected"
 #include "sharearray.h"
 
 #include <pthread.h>

@@ -49,7 +49,10 @@
 extern "C" {
 #endif
 
-#define SHAREARRAY_API __attribute__((visibility("protected")))
+#ifndef SHAREARRAY_VISIBILITY
+#define SHAREARRAY_VISIBILITY "default"
+#endif
+#define SHAREARRAY_API __attribute__((visibility(SHAREARRAY_VISIBILITY)))
 
 enum {
   SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */

@@ -58,10 +58,11 @@ local class_of = view.class
 
 local function is_closed(self) return self.map == nil end
 
-local uint8 = dtypes.from_npy(("u"):byte(), 1)
+--- A view of nothing: an owner of the memory, on whose reference others may live.
+-- @param map `sharearray_map *`; the view takes its own reference
+function view.holder(map) return view.make(dtypes.by_code.u1, { 0 }, nil, map, map, always) end
 
--- An owner of the memory that nobody sees, for the rows of a view that is closed.
-local function heir(self) return view.make(uint8, { 0 }, nil, self.elements, self.map, always) end
+local function heir(self) return view.holder(self.map) end
 
 --- Drops the reference of the memory now. Any later use raises "closed"; closing again does nothing.
 -- Other views of the memory are not affected.
