@@ -95,16 +95,20 @@ sanitized = BUILD=$(BUILD)/sanitize \
 asan = env LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) \
   ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0:abort_on_error=1:quarantine_size_mb=1
 
+# What valgrind says goes to a file for each process: most are killed, or end with a status that says nothing.
 valgrind: ## run the specs, and the processes they start, under valgrind; QUICK=1 takes a few of them
 	@$(here) .ci/setup test analyze
 	@$(MAKE) all $(preloads) $(programs)
-	@mkdir -p $(BUILD)/valgrind
-	@printf '#!/bin/sh\nexec %s -q --vgdb=no --error-exitcode=99 %s "$$@"\n' "$$(command -v valgrind)" \
-	  "$$(command -v $(LUAJIT))" >$(BUILD)/valgrind/luajit
+	@rm -rf $(BUILD)/valgrind
+	@mkdir -p $(BUILD)/valgrind && mkdir -m 1777 $(BUILD)/valgrind/said
+	@printf '#!/bin/sh\nexec %s -q --vgdb=no --error-exitcode=99 --log-file="$$(%s %s/XXXXXX)" %s "$$@"\n' \
+	  "$$(command -v valgrind)" "$$(command -v mktemp)" '$(CURDIR)/$(BUILD)/valgrind/said' "$$(command -v $(LUAJIT))" \
+	  >$(BUILD)/valgrind/luajit
 	@chmod +x $(BUILD)/valgrind/luajit
 	@.ci/tally start
 	@$(MAKE) run-specs LUAJIT='$(CURDIR)/$(BUILD)/valgrind/luajit' \
 	  $(if $(QUICK),SPEC='$(addprefix spec/,view_spec.lua array_spec.lua struct_spec.lua memory_spec.lua cache_spec.lua)')
+	@.ci/tally step 'valgrind has nothing to say of any process' sh -c '! grep -rh . $(BUILD)/valgrind/said'
 	@.ci/tally sum
 
 analyze: ## read the core with gcc's -fanalyzer, clang-tidy and cppcheck
