@@ -39,7 +39,7 @@ describe("on a tmpfs with huge=advise", function()
   local function try(name, run)
     it(name, function()
       if not mounted then return pending("no tmpfs with huge=advise can be mounted here") end
-      if machine.luajit:find "/valgrind/" then return pending("valgrind places mappings where it likes") end
+      if machine.under_valgrind then return pending("valgrind places mappings where it likes") end
       run(sharearray.new { shm_path = directory })
     end)
   end

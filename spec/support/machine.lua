@@ -47,6 +47,10 @@ end
 --- The interpreter the specs run under.
 M.luajit = os.getenv("SHAREARRAY_TEST_LUAJIT") or "luajit"
 
+--- Whether that is the script of `make valgrind`; and how much longer than natively a process may take.
+M.under_valgrind = M.luajit:find("/valgrind/", 1, true) ~= nil
+M.slowness = M.under_valgrind and 20 or 1
+
 local Process = {}
 Process.__index = Process
 
