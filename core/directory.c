@@ -13,8 +13,8 @@ enum {
   LOOKS_LEAST = 32
 };
 
-/* Whether nothing came or went since *changed was the time, which is brought up to date. *names is how
- * many there are, roughly. */
+/* Whether nothing came or went since the last look, which left its time in *changed; no time where that was
+ * too young for what came after the look to be told by it. *names is how many there are, roughly. */
 static bool settled(const sharearray_store *store, struct timespec *changed, uint64_t *names) {
   struct stat st;
   struct timespec now;
@@ -23,7 +23,7 @@ static bool settled(const sharearray_store *store, struct timespec *changed, uin
   clock_gettime(CLOCK_REALTIME_COARSE, &now);
   bool same = st.st_mtim.tv_sec == changed->tv_sec && st.st_mtim.tv_nsec == changed->tv_nsec;
   int64_t age = (int64_t)(now.tv_sec - st.st_mtim.tv_sec) * 1000000000 + (now.tv_nsec - st.st_mtim.tv_nsec);
-  *changed = st.st_mtim;
+  *changed = age > TICKS ? st.st_mtim : (struct timespec){0};
   *names = (uint64_t)st.st_size / ENTRY;
   return same && age > TICKS;
 }

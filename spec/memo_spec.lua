@@ -198,6 +198,29 @@ describe("the memo of eight processes", function()
     assert.equal("absent", (select(3, store:get("late"))))
   end)
 
+  it("misses no removal in the very tick of its look at the directory, however seldom it looks", function()
+    local C = require("sharearray.cdefs").C
+    local store = sharearray.new { shm_path = directory }
+    local function pause(milliseconds)
+      local stop = C.sharearray_clock() + milliseconds
+      repeat until C.sharearray_clock() > stop
+    end
+    for _ = 1, 100 do
+      assert(store:cache("seldom", sharearray.array({ 1 })))
+      pause(12)
+      local tick = C.sharearray_clock()
+      assert(io.open(directory .. "/other", "w")):close()
+      os.remove(directory .. "/other") -- the directory has this tick's time
+      assert(store:get("seldom"))
+      os.remove(directory .. "/sharearray_seldom.npy")
+      local within = C.sharearray_clock() == tick
+      pause(60)
+      assert.equal("absent", (select(3, store:get("seldom"))))
+      if within then return end
+    end
+    error "no look and removal came within one tick"
+  end)
+
   it("would be caught", function()
     local function note(kind, version, begin, end_)
       return { kind = kind, id = 0, version = version, begin = begin * 1000, end_ = end_ * 1000, tick = begin,
