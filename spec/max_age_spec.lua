@@ -14,8 +14,8 @@ describe("max_age", function()
   after_each(function() machine.remove(directory) end)
 
   -- A little longer: the file system's clock is coarse, and behind that of the process that published.
-  local function wait_for_age(seconds)
-    repeat until assert(store:stat "x").age > seconds + 0.02
+  local function wait_for_age(seconds, id)
+    repeat until assert(store:stat(id or "x")).age > seconds + 0.02
   end
 
   local function number(n)
@@ -169,7 +169,7 @@ describe("max_age", function()
     assert(store:cache("x", number(1)))
     local other = neighbour_of_x()
     assert(store:cache(other, number(1)))
-    wait_for_age(0.05)
+    wait_for_age(0.05, other) -- the younger one
     local aging = sharearray.new { shm_path = directory, max_age = 0.05 }
     repeat assert(aging:cache("x", error)) until store:stat("x").failed
     assert.equal(2, assert(aging:cache(other, number(2)))(0))
