@@ -1,4 +1,5 @@
--- The demo: four processes train on one copy of Fashion-MNIST; the second time nobody builds.
+-- The demo: four processes train on one copy of Fashion-MNIST; the second time nobody builds. It starts them
+-- with the interpreter that it runs in: under valgrind that is natively, only it itself is looked into.
 local machine = require "support.machine"
 
 local DATA = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
