@@ -1,6 +1,7 @@
 -- Sums, dot products and copies of whole views.
 
 local ffi = require "ffi"
+local machine = require "support.machine"
 local views = require "support.views"
 local array = require "sharearray.array"
 
@@ -34,6 +35,25 @@ describe("sum and dot", function()
       end
     end)
   end
+
+  it("are the same in registers of every width that the processor has", function()
+    local said = {}
+    for i, without in ipairs { "", "-AVX512F", "-AVX512F,-AVX2" } do
+      said[i] = machine.worker([[
+        for _, dtype in ipairs { "int8", "int16", "int32", "int64", "uint8", "uint64", "float32", "float64" } do
+          for _, n in ipairs { 0, 1, 31, 32, 33, 1000 } do
+            local list = {}
+            for i = 1, n do list[i] = i * 7 % 23 end
+            local x = sharearray.array(list, dtype)
+            say(dtype, n, x:sum(), x:dot(x))
+          end
+        end
+      ]], {}, { GLIBC_TUNABLES = "glibc.cpu.hwcaps=" .. without }):finish()
+    end
+    assert.truthy(said[1]:find("float64 1000 10%d+ %d+"), said[1])
+    assert.equal(said[1], said[2])
+    assert.equal(said[1], said[3])
+  end)
 
   it("of 64-bit integers are such, modulo 2^64", function()
     for _, n in ipairs(SIZES) do
