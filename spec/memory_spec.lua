@@ -63,10 +63,10 @@ describe("memory", function()
     local map = private_map(24)
     local x = view.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, true)
     assert.equal(2, references(map))
-    -- A row has no reference of its own: it keeps that of what it was taken from.
+    -- Rows have no references of their own: what they were taken from has one for all of them.
     local others = { x[1], x:slice(0, 1), x:reshape { 6 }, x:transpose(), x:transpose()[0] }
     collect()
-    assert.equal(6, references(map))
+    assert.equal(7, references(map))
     x:set(1, 2, 9)
     x:close()
     assert.equal(6, references(map))
@@ -106,6 +106,27 @@ describe("memory", function()
     C.sharearray_unref(map)
   end)
 
+  it("of an array that is closed may be written through its rows' rows as before", function()
+    local x = counting("float32", { 2, 3, 4 })
+    local plane = x[1]
+    x:close()
+    plane[2]:set(3, -1)
+    assert.equal(-1, plane(2, 3))
+    view.freeze(plane)
+    raises("read%-only", function() plane[2]:set(3, 0) end)
+  end)
+
+  it("is kept by rows of a copy that somebody made of a view's struct", function()
+    local map = private_map(24)
+    local x = view.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, false)
+    local row = ffi.new(ffi.typeof(x), x)[1]
+    x = nil -- luacheck: ignore
+    collect()
+    assert.equal(2, references(map))
+    assert.equal(0, row(2))
+    C.sharearray_unref(map)
+  end)
+
   it("is not there for rows that a finalizer reaches when the Lua state ends: they are closed", function()
     local said = machine.worker([[
       local ffi = require "ffi"
@@ -124,6 +145,19 @@ describe("memory", function()
     assert.equal(50, select(2, said:gsub("right", "")), said)
   end)
 
+  it("is given up at the end of the Lua state in one go, however many views and rows there are", function()
+    local said = machine.worker([[
+      local x = sharearray.array { { 1, 2 }, { 3, 4 } }
+      keep = {}
+      for _ = 1, 50000 do
+        local v = x:slice(0, 1)
+        keep[#keep + 1], keep[#keep + 2] = v, v[0]
+      end
+      io.write "kept"
+    ]]):finish(20)
+    assert.equal("kept", said)
+  end)
+
   it("is dropped by rows made in compiled loops", function()
     local map = private_map(4000)
     local x = view.new(dtype.of("float32"), { 100, 10 }, nil, map.base, map, false)
@@ -133,8 +167,11 @@ describe("memory", function()
     end
     for _, row in x:iter() do s = s + row(0) end
     collect()
-    assert.equal(2, references(map))
+    assert.equal(3, references(map)) -- of x, and for the rows of x
     assert.equal(0, s)
+    x:close()
+    collect()
+    assert.equal(1, references(map))
     C.sharearray_unref(map)
   end)
 end)
@@ -191,6 +228,24 @@ describe("close", function()
         for _ in v:iter() do v:close() end
       end)
     end
+  end)
+
+  it("takes no longer beside many rows of others", function()
+    local x, kept = counting("float32", { 2, 3 }), {}
+    local function seconds()
+      local start = os.clock()
+      for _ = 1, 1000 do
+        local v = x:slice(0, 1)
+        local _ = v[0]
+        v:close()
+      end
+      return os.clock() - start
+    end
+    seconds()
+    local before = seconds()
+    for i = 1, 300000 do kept[i] = x[1] end
+    assert.is_true(seconds() < 50 * math.max(before, 0.001))
+    assert.equal(5, kept[1](2))
   end)
 
   it("is safe for what the collector finalizes in any order", function()

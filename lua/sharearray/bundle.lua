@@ -214,7 +214,7 @@ function M.rebuild(form, arrays)
 end
 
 --- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
--- @param pin a view of the map, on whose reference the members may live
+-- @param pin an owner of the map, on whose reference the members may live, see sharearray.lifetime
 -- @param map its mapping
 -- @tparam function view_of makes a view of any array: of the map, a `sharearray_npy`, and where in the map its
 --   file begins

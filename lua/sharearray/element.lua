@@ -36,7 +36,7 @@ end
 -- views of one memory turn read-only together. `bits` is `elements` again, for the readers that look
 -- at an element's bits. No member has the name of a property, which it would hide.
 --
--- `lent` is 1 if rows live on the view's reference, see sharearray.lifetime.
+-- `lent` is 1 if the view has no reference of its own, see sharearray.lifetime.
 --
 -- A closed view is all zeros: no map, and sizes that the checks every access makes anyway find.
 --
@@ -70,17 +70,16 @@ end
 
 local TEMPLATE = [[
 local type, tonumber, floor, bxor, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
-  ref, inner, owners, gc, finalizer, lent_p = ...
+  ref, inner, owners, adopt, lend_to, gc, finalizer = ...
 
 local function make(map, sealed, elements$MAKE)
   ref(cast(map_p, map))
   return gc(ct(map, sealed, 0, elements, $BITS$SIZE$MAKE), finalizer)
 end
 
-local function lend(owner, elements$MAKE)
-  local row = ct(owner.map, owner.sealed, 0, elements, $BITS$SIZE$MAKE)
-  cast(lent_p, owner)[$LENT] = 1
-  owners[row] = owner
+local function lend(owner, sealed, elements$MAKE)
+  local row = ct(owner.map, sealed, 0, elements, $BITS$SIZE$MAKE)
+  lend_to(owner, row)
   return row
 end
 
@@ -179,7 +178,7 @@ local INDEXING_N = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
   if key >= 0 and key < self.n0 and floor(key) == key then
-    return inner(owners[self] or self, $ROW$REST)
+    return inner(owners[self] or adopt(self), self.sealed, $ROW$REST)
   end
   return fail.row(self, key)
 end
@@ -217,7 +216,6 @@ local function render(spec)
   local holes = {
     MAKE = (n > 0 and ", " .. list(n, "n@") or "") .. (strided and n > 0 and ", " .. list(n, "s@") or ""),
     BITS = reader.bits and "cast(bits_p, elements), " or "",
-    LENT = lifetime.LENT,
     SIZE = n > 0 and list(n, "n@", " * ") or "1",
     INDICES = leading(n, "i@"),
     FIRST = n > 0 and "i0" or "extra",
@@ -240,7 +238,6 @@ end
 
 local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")
 local map_p = ffi.typeof("sharearray_map *")
-local lent_p = ffi.typeof("uint64_t *")
 local nan = 0 / 0 -- whose bits are LuaJIT's own
 local function ref(map) C.sharearray_ref(map) end
 
@@ -249,8 +246,8 @@ local function ref(map) C.sharearray_ref(map) end
 -- @tparam table fail what to call, in tail position, when a check fails
 -- @treturn table ctype, the struct; mutable and constant, pointers to its elements; and the functions
 --   make(map, sealed, elements, shape..., strides...), which takes a reference of the map, its finalizer,
---   lend(owner, elements, shape..., strides...), a view that lives on its owner's, get, number, set, index,
---   newindex, step
+--   lend(owner, sealed, elements, shape..., strides...), a view that lives on its owner's, get, number, set,
+--   index, newindex, step
 function element.compile(spec, fail)
   local dtype = spec.dtype
   local ct = ffi.typeof(struct(spec, tostring(element)))
@@ -259,7 +256,7 @@ function element.compile(spec, fail)
   local name = ("=sharearray(%s, %d)"):format(dtype.name, spec.ndim)
   local class = assert(loadstring(render(spec), name))(type, tonumber, math.floor, bit.bxor, ffi.cast, nan,
     dtype.reader.make and dtype.reader.make(), spec.writable and dtype.writer, fail, ct, mutable, constant, map_p,
-    int32_p, bytes_p, ref, spec.inner, lifetime.owners, ffi.gc, finalizer, lent_p)
+    int32_p, bytes_p, ref, spec.inner, lifetime.owners, lifetime.adopt, lifetime.lend, ffi.gc, finalizer)
   class.finalizer = finalizer
   class.ctype, class.mutable, class.constant = ct, mutable, constant
   return class

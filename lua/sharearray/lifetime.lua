@@ -1,12 +1,11 @@
 --- Lifetimes: memory stays mapped as long as there is a view of it.
 --
--- A view either owns a reference of its mapping, which its finalizer gives back; or it is a row, and lives on
--- the reference of the view that it was taken from, its owner, which is kept alive for it by `owners`. For a
--- finalizer is what LuaJIT is slowest at, 120 ns, and a loop over rows makes a row at each turn.
+-- A view either has a reference of its mapping, which its finalizer gives back; or it is lent, as rows are, and
+-- lives on the reference of an *owner*, which `owners` keeps alive for it. For a finalizer is what LuaJIT is
+-- slowest at, 120 ns, and a loop over rows makes a row at each turn.
 --
--- A row could lose its memory in two ways. Its owner is closed: then the rows get another owner. Or the Lua
--- state ends, and LuaJIT finalizes all cdata, whoever refers to it, before the user's last finalizers run: the
--- rows are closed together with their owner.
+-- An owner is no view: nobody can close it, or finalize it, under the rows that live on it. A view gets one with
+-- the first row taken from it.
 -- @module sharearray.lifetime
 
 local ffi = require "ffi"
@@ -14,7 +13,8 @@ local C = require("sharearray.library").C
 
 local M = {}
 
---- row -> its owner. Weak keys alone: an owner lives as long as a row of its own does.
+--- View -> the owner that it lives on, or that its rows do; owner -> true. Weak keys alone: an owner lives as long
+-- as one of its views does. The collector clears its key before it finalizes it.
 local owners = setmetatable({}, { __mode = "k" })
 M.owners = owners
 
@@ -22,49 +22,60 @@ M.owners = owners
 M.LENT = 2
 
 local lent_p = ffi.typeof("uint64_t *")
+local map_p = ffi.typeof("sharearray_map *")
+local Owner = ffi.typeof("struct { const void *const map; }")
+local SIZE = ffi.sizeof(Owner)
 
---- Makes the view `row`, which has no reference of its own, live on that of `owner`.
-function M.lend(owner, row)
-  ffi.cast(lent_p, owner)[M.LENT] = 1
-  owners[row] = owner
-end
+local function close_lent(x) ffi.fill(x, ffi.sizeof(x)) end
 
-local function close_row(row) ffi.fill(row, ffi.sizeof(row)) end
-
-local function close_rows(owner)
-  for row, its_owner in pairs(owners) do
-    if rawequal(its_owner, owner) then close_row(row) end
+-- When the Lua state ends, LuaJIT finalizes all cdata, whoever refers to it, before the user's last finalizers
+-- run: those must find what was lent closed, not dangling. The first owner does it for all: this takes one walk.
+local function close_all_lent()
+  for x, owner in pairs(owners) do
+    if owner ~= true and x.lent ~= 0 then close_lent(x) end
+    owners[x] = nil
   end
 end
 
--- `heir` makes another owner.
-local function hand_over(owner, heir)
-  local new
-  for row, its_owner in pairs(owners) do
-    if rawequal(its_owner, owner) then
-      new = new or heir(owner)
-      owners[row] = new
-    end
-  end
+local function finalize_owner(self)
+  if owners[self] then close_all_lent() end
+  C.sharearray_release(self, SIZE)
 end
 
---- The finalizer of owners whose struct has `size` bytes. As long as the collector calls it, there are no rows.
+--- An owner with a reference of its own.
+-- @param map `sharearray_map *`
+function M.owner(map)
+  C.sharearray_ref(ffi.cast(map_p, map))
+  local owner = ffi.gc(Owner(map), finalize_owner)
+  owners[owner] = true
+  return owner
+end
+
+--- Gives the view `x`, which has none, an owner for its rows.
+function M.adopt(x)
+  local owner = M.owner(x.map)
+  owners[x] = owner
+  return owner
+end
+
+--- Makes the view `x`, which has no reference, live on that of `owner`.
+function M.lend(owner, x)
+  ffi.cast(lent_p, x)[M.LENT] = 1
+  owners[x] = owner
+end
+
+--- The finalizer of views that have a reference, whose struct has `size` bytes.
 function M.finalizer(size)
-  return function(self)
-    if self.lent ~= 0 then close_rows(self) end
-    C.sharearray_release(self, size)
-  end
+  return function(self) C.sharearray_release(self, size) end
 end
 
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
--- @tparam function heir makes an owner of the same memory, for the rows of this one
-function M.close(self, heir)
-  if owners[self] then
-    owners[self] = nil
-    close_row(self)
+function M.close(x)
+  owners[x] = nil
+  if x.lent ~= 0 then
+    close_lent(x)
   else
-    if self.lent ~= 0 then hand_over(self, heir) end
-    C.sharearray_release(self, ffi.sizeof(self))
+    C.sharearray_release(x, ffi.sizeof(x))
   end
 end
 

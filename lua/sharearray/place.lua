@@ -6,6 +6,7 @@
 local ffi = require "ffi"
 local dtype = require "sharearray.dtype"
 local lazy = require "sharearray.lazy"
+local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
 local view = require "sharearray.view"
 local C = require("sharearray.library").C
@@ -105,8 +106,8 @@ local function view_of(map, array, start)
   return view.new(type_, shape, strides, base + array.offset, map, false)
 end
 
--- The view, or the table of a bundle, and what pins the map for it: for a bundle a view of nothing, on whose
--- reference the members live. nil, nil, and why there is none; and the code. Takes the map's reference over.
+-- The view, or the table of a bundle, and what pins the map for it: for a bundle the owner that the members live
+-- on. nil, nil, and why there is none; and the code. Takes the map's reference over.
 local function value_of(map)
   local whole = view.whole(map)
   if whole then return whole, whole end
@@ -115,7 +116,7 @@ local function value_of(map)
     C.sharearray_unref(map)
     return value, value, problem, "unsupported"
   end
-  local pin = view.holder(map)
+  local pin = lifetime.owner(map)
   C.sharearray_unref(map)
   local value, problem, code = bundle.table_of(pin, map, view_of)
   return value, pin, problem, code

@@ -58,19 +58,13 @@ local class_of = view.class
 
 local function is_closed(self) return self.map == nil end
 
---- A view of nothing: an owner of the memory, on whose reference others may live.
--- @param map `sharearray_map *`; the view takes its own reference
-function view.holder(map) return view.make(dtypes.by_code.u1, { 0 }, nil, map, map, always) end
-
-local function heir(self) return view.holder(self.map) end
-
 --- Drops the reference of the memory now. Any later use raises "closed"; closing again does nothing.
 -- Other views of the memory are not affected.
 local function close(self)
   local class = class_of(self)
   if not class then error("not an array; methods are called with a colon, as in v:close()", 2) end
   view.closings = view.closings + 1
-  lifetime.close(self, heir)
+  lifetime.close(self)
 end
 
 local function length(self)
@@ -218,7 +212,7 @@ function view.whole(map)
 end
 
 --- The view of an array in a bundle; nil where its layout is 0.
--- @param owner a view of the same map, on whose reference this one lives
+-- @param owner of the same map, on whose reference the view lives, see sharearray.lifetime
 -- @param array `sharearray_npy` of the member
 function view.member(owner, map, array)
   local result = mapped(map, array)
@@ -249,7 +243,7 @@ end
 --- `const T *` to the first element.
 function view.pointer(x) return cast(class_of(x).constant, x.elements) end
 
---- The `sharearray_map *` of the memory, without a reference; NULL if closed.
+--- The `sharearray_map *` of the memory of a view or an owner, without a reference; NULL if closed.
 function view.map(x) return cast(map_p, x.map) end
 
 return view
