@@ -592,6 +592,25 @@ describe("sharearray.resty", function()
     nginx.eventually(function() return not holds_old_version() end, "the workers to let go")
   end)
 
+  it("workers let go of an old bundle too, whose members the collector must find before their memory", function()
+    local one = { m = sharearray.array { { 1, 2 }, { 3, 4 } } }
+    assert(store:cache("x", one))
+    start { workers = 1, server = location("/x", [[
+      local x = assert(sharearray.get "x")
+      local objects = {}
+      for i = 1, 100000 do objects[i] = {} end
+      collectgarbage()
+      local seen = setmetatable({ {} }, { __mode = "v" })
+      repeat collectgarbage "step" until not seen[1] -- in the midst of a cycle: all else is marked
+      ngx.print(x.m(1, 1))
+    ]]) }
+    assert.equal("4", (server:get "/x"))
+    assert(store:refresh("x", one))
+    assert.is_true(holds_old_version())
+    nginx.eventually(function() return not holds_old_version() end, "the workers to let go")
+    assert.equal("4", (server:get "/x"))
+  end)
+
   it("past max_age one request of all workers rebuilds, yielding, and the others have the old one at once", function()
     start { workers = 4, server = location("/x", [[
       local x = assert(sharearray.cache("x", function()

@@ -127,7 +127,7 @@ end
 function loop.building() start_collecting() end
 
 function loop.dropped()
-  cycles = 2 -- what is dropped in the midst of a cycle may survive it
+  cycles = 3 -- what is dropped in the midst of a cycle may survive it, and the owner of rows one more
   start_collecting()
 end
 
