@@ -157,6 +157,13 @@ static bool is_watched(uint32_t mark, uint32_t mine, const char *id) {
   return mark != mine && (mark & ~TIME) == (now & ~TIME) && ((now - mark) & TIME) < 2 * SA_RECHECK;
 }
 
+/* Whoever watched and goes wakes another waiter, who takes his place. Without that nobody would see for four
+ * looks that the next builder dies too, or this one when the watcher's time is over. */
+static void stop_watching(sharearray_store *store, unsigned slot, uint32_t mine) {
+  if (mine && atomic_compare_exchange_strong(&store->page->slots[slot].alive, &mine, 0))
+    sys.futex((const uint32_t *)&store->page->slots[slot].counter, FUTEX_WAKE, 1, NULL);
+}
+
 /* While the counter stands still, all that a full look could find is that our builder has died. Of hundreds
  * of waiters one looks for that, every SA_RECHECK. The others see by its marks that it still does, and look
  * themselves now and then, as the page may lie. */
@@ -170,15 +177,16 @@ void sharearray_wait(sharearray_store *store, const char *id, const sharearray_t
     if (seconds < bound) bound = seconds;
     struct timespec timeout = {.tv_sec = (time_t)bound, .tv_nsec = (long)((bound - (double)(time_t)bound) * 1e9)};
     /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
-    if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) return;
-    if (!store->page_ino || ticket->recheck != SA_RECHECK) return;
+    if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) break;
+    if (!store->page_ino || ticket->recheck != SA_RECHECK) break;
     bool watched = is_watched(atomic_load(&store->page->slots[slot].alive), mine, id);
-    if ((!watched || doubt) && !sa_lock_is_held(store, id)) return;
+    if ((!watched || doubt) && !sa_lock_is_held(store, id)) break;
     if (!watched) atomic_store(&store->page->slots[slot].alive, mine = mark_of(id));
     doubt = watched && !doubt;
     seconds -= bound;
     bound = (watched ? WATCHED : SA_RECHECK) / 1e3;
   }
+  stop_watching(store, slot, mine);
 }
 
 /* Milliseconds of the wall clock, as far as 32 bits go: seven weeks. Never 0. */

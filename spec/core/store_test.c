@@ -401,6 +401,32 @@ static void of_many_waiters_one_watches_the_builder(void) {
   sharearray_sweep(store, message);
 }
 
+/* Whether a waiter comes back before its time although the builder lives: another one, who began to wait
+ * earlier and so watched the builder, had less time. */
+static bool is_woken_by_the_one_who_goes(void) {
+  double less = 0.5, more = 2;
+  pthread_t first, second;
+  CHECK(pthread_create(&first, NULL, wait_a_while, &less) == 0);
+  usleep(100000); /* on a slow machine the second one may be the first to watch: then there are more tries */
+  double start = now();
+  CHECK(pthread_create(&second, NULL, wait_a_while, &more) == 0);
+  pthread_join(second, NULL);
+  double seconds = now() - start;
+  pthread_join(first, NULL);
+  return seconds < more;
+}
+
+static void whoever_stops_watching_wakes_another_waiter(void) {
+  enum { TRIES = 10 };
+  pid_t child = living_builder("w");
+  int tries = 0;
+  while (tries < TRIES && !is_woken_by_the_one_who_goes()) tries++;
+  CHECK(tries < TRIES);
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  sharearray_sweep(store, message);
+}
+
 static atomic_bool lying;
 
 /* Leaves every mark in the page as young as can be. */
@@ -991,6 +1017,7 @@ int main(void) {
   RUN(dead_python_lock_beside_finished_data);
   RUN(wait_lasts_as_long_as_the_builder);
   RUN(of_many_waiters_one_watches_the_builder);
+  RUN(whoever_stops_watching_wakes_another_waiter);
   RUN(page_that_calls_a_dead_builder_alive_holds_nobody_up);
   RUN(directory_that_stands_still_is_settled);
   RUN(lock_that_comes_late_is_found);
