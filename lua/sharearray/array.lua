@@ -7,9 +7,12 @@ local copy = require "sharearray.copy"
 local dtypes = require "sharearray.dtype"
 local ffi = require "ffi"
 local layout = require "sharearray.layout"
+local lazy = require "sharearray.lazy"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
+
+local tensors = lazy "sharearray.torch"
 
 local array = {}
 
@@ -254,7 +257,7 @@ end
 -- @treturn[1] ?table the strides, in bytes; nil for C order
 -- @return[2] nil, message
 function array.elements(value)
-  if array.is_tensor(value) then return require("sharearray.torch").elements(value) end
+  if array.is_tensor(value) then return tensors.elements(value) end
   return array.from_cdata(value)
 end
 

@@ -51,7 +51,6 @@ void sharearray_note_failure(sharearray_store *store, const char *id);
 double sharearray_failure_age(const sharearray_store *store, const char *id);
 int64_t sharearray_version(sharearray_store *store, const char *id);
 int sharearray_first(unsigned what);
-void sharearray_build_delete(sharearray_build *build);
 int sharearray_draft_new(sharearray_store *store, uint64_t bytes, sharearray_draft **draft,
       char *message);
 int sharearray_draft_reserve(sharearray_draft *draft, uint64_t step, char *message);

@@ -80,6 +80,7 @@ void sharearray_store_delete(sharearray_store *store);
 int sharearray_valid_id(const char *prefix, const char *id, size_t length);
 int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
       sharearray_map **map, sharearray_build **build, char *message);
+void sharearray_build_delete(sharearray_build *build);
 const uint32_t *sharearray_changes(const sharearray_store *store);
 uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
 int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);

@@ -9,6 +9,7 @@ local view = require "sharearray.view"
 
 local array = lazy "sharearray.array"
 local reduce = lazy "sharearray.reduce"
+local tensors = lazy "sharearray.torch"
 
 local cast = ffi.cast
 local class_of, construct = view.class, view.make
@@ -176,7 +177,7 @@ end
 -- the tensor keeps its own copy of the pages it wrote to.
 function methods.torch(self)
   local class = open(self)
-  local tensor, message = require("sharearray.torch").tensor(class.dtype, shape_of(self, class),
+  local tensor, message = tensors.tensor(class.dtype, shape_of(self, class),
     strides_of(self, class), self.elements, view.map(self))
   if not tensor then error("torch: " .. message, 2) end
   return tensor

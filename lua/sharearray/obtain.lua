@@ -37,6 +37,14 @@ local function recursive(id)
     .. "not ask for it"):format(id), "recursive"
 end
 
+-- Takes a build over, and loads what runs it. Where that fails, the lock must not be left to nobody.
+local function own(handle)
+  local loaded, run, take = pcall(function() return builders.run, build.own end)
+  if loaded then return run, take(handle) end
+  C.sharearray_build_delete(handle)
+  error(run, 0)
+end
+
 --- `value`, or a newer one if it has grown too old or the origin has one. See sharearray.renewal.
 function M.renewed(self, id, source, value)
   local settings = self.settings
@@ -73,7 +81,8 @@ function M.obtain(self, id, source, flags)
       return M.renewed(self, id, source, value)
     end
     if step == BUILD then
-      local value, reason, code = builders.run(self, id, build.own(build_out[0]), source, deadline, ticket)
+      local run, handle = own(build_out[0])
+      local value, reason, code = run(self, id, handle, source, deadline, ticket)
       -- Another machine may have built it long ago.
       if reason == build.FETCHED and settings.max_age then return M.renewed(self, id, source, value) end
       if value ~= nil then return value end
