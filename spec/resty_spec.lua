@@ -397,6 +397,18 @@ describe("sharearray.resty", function()
     server:expect_log "exit_worker of late: 9"
   end)
 
+  it("is loaded in full by the master: the workers' user may not be able to read it", function()
+    start { server = location("/missing", [[
+      for name in ngx.var.arg_names:gmatch "[^,]+" do
+        if not package.loaded["sharearray." .. name] then ngx.print(name, " ") end
+      end
+    ]]) }
+    local names = {}
+    for name in machine.shell("ls lua/sharearray"):gmatch("(%w+)%.lua\n") do names[#names + 1] = name end
+    assert.is_true(#names > 30)
+    assert.equal("init ", (server:get("/missing?names=" .. table.concat(names, ","))))
+  end)
+
   it("init_worker waits, since nothing else can run in that worker yet", function()
     local builder = machine.worker([[
       sharearray.cache("x", function()

@@ -16,6 +16,7 @@ local ffi = require "ffi"
 local build = require "sharearray.build"
 local builders = require "sharearray.builders"
 local facade = require "sharearray.facade"
+local lazy = require "sharearray.lazy"
 local loop = require "sharearray.loop"
 local options = require "sharearray.options"
 local store = require "sharearray.store"
@@ -24,10 +25,7 @@ local C = require("sharearray.cdefs").C
 
 -- What is loaded when first used elsewhere is loaded now: by the master, who can read it, and not in the
 -- midst of a request.
-for _, name in ipairs { "array", "build", "bundle", "entries", "failures", "file", "memo", "methods", "names",
-  "origin", "renewal", "struct", "text" } do
-  require("sharearray." .. name)
-end
+lazy.all()
 
 local ngx = ngx
 local get_phase, timer_at = ngx.get_phase, ngx.timer.at
