@@ -47,6 +47,11 @@ describe("sharearray.resty", function()
   -- A time limit that is missed on a busy machine is tried again before it is believed.
   local ATTEMPTS = 3
 
+  it("says outside nginx what to load there", function()
+    local said = machine.shell(machine.luajit .. ' -e \'print(pcall(require, "sharearray.resty"))\'')
+    assert.matches('false\t.*is for nginx.*require "sharearray"', said)
+  end)
+
   it("200 requests on 4 workers, cold: fn once, no error, and the workers go on answering", function()
     start { workers = 4, server = PING .. location("/x", [[
       local id = ngx.var.arg_id

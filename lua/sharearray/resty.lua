@@ -12,6 +12,9 @@
 -- refreshed is better loaded in `init_worker_by_lua`, where the others wait for the first worker.
 -- @module sharearray.resty
 
+local ngx = ngx
+if not ngx then error('sharearray.resty is for nginx; elsewhere it is require "sharearray"', 0) end
+
 local ffi = require "ffi"
 local build = require "sharearray.build"
 local builders = require "sharearray.builders"
@@ -27,7 +30,6 @@ local C = require("sharearray.cdefs").C
 -- midst of a request.
 lazy.all()
 
-local ngx = ngx
 local get_phase, timer_at = ngx.get_phase, ngx.timer.at
 
 -- Time ----------------------------------------------------------------------------------------------
