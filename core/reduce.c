@@ -9,11 +9,9 @@
 
 /* libc has asked the processor already. A table of functions for it to choose from (target_clones) would have the
  * processor asked again whenever the library is loaded, which a virtual machine takes 50 us for. */
-#if defined(__x86_64__) && defined(__has_include)
-#if __has_include(<sys/platform/x86.h>)
+#if defined(__x86_64__) && defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
 #include <sys/platform/x86.h>
 #define CHOOSES 1
-#endif
 #endif
 
 /* Once for each width of registers: see the end of the file. */
