@@ -26,7 +26,7 @@ local PRELOADS = { wake = "LD_PRELOAD=$BENCH_BUILD/link_clock.so" }
 
 local function run(name)
   io.stderr:write(("%s %s\n"):format(os.date "%H:%M:%S", name))
-  local pipe = io.popen(("%s %s bench/work/%s.lua || echo failed"):format(PRELOADS[name] or "",
+  local pipe = io.popen(("%s %s bench/works/%s.lua || echo failed"):format(PRELOADS[name] or "",
     os.getenv "LUAJIT" or "luajit", name))
   for line in pipe:lines() do
     local kind, text = line:match "^(%l+) (.*)$"

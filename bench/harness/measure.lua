@@ -1,6 +1,6 @@
 --- Measuring: competitors take turns, a row of the table is the median of what they did.
 --
--- A work (bench/work) is a process of its own, so that no loop inherits another one's traces. It says its
+-- A work (bench/works) is a process of its own, so that no loop inherits another one's traces. It says its
 -- rows and points in lines on stdout, which bench/run.lua collects.
 
 local baseline = require "harness.baseline"
