@@ -225,8 +225,10 @@ struct sa_swaps {
 };
 /* Of an array with order '>', whose header is at `bytes`: makes its descr there a little-endian one, and
  * adds to `swaps` what has to be swapped in each element. */
-uint32_t sa_layout(const sharearray_npy *npy);
 int sa_npy_turn(void *bytes, const sharearray_npy *npy, struct sa_swaps *swaps, char *message);
+
+/* view.c: what sharearray_npy has as its layout, of a header whose size was found to be possible. */
+uint32_t sa_layout(const sharearray_npy *npy);
 
 /* npz.c: the directory of a zip file of which the last bytes are in memory. */
 struct sa_zip {
