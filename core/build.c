@@ -102,20 +102,21 @@ static int give_name(sharearray_build *build, sharearray_draft *draft, char *mes
   return sa_file_link(&draft->file, build->paths.entry, message);
 }
 
-/* Takes the draft's map over for the caller, and gives the lock back before the waiters wake, so that
- * none of them finds it. */
+/* The entry has its name. The waiters wake first of all, as soon as none of them can find the lock; then the
+ * caller takes the draft's map over. */
 static int finish(sharearray_build *build, sharearray_draft *draft, sharearray_map **out) {
   struct sa_map *map = draft->map;
+  sa_changes_succeeded(build->store, build->id);
+  sa_lock_unlink(build->paths.lock, build->lock);
+  sa_changes_wake(build->store, build->id);
   map->path = strdup(build->paths.entry);
   map->published = sa_wall_clock();
-  sa_changes_succeeded(build->store, build->id);
   draft->map = NULL;
   sa_process_remove_draft(draft); /* a child forked from now on shares the memory like any other */
   sa_file_close(&draft->file);
-  sa_lock_release(build->paths.lock, build->lock);
+  sa_process_close(build->lock);
   build->lock = -1;
   sa_process_remove_build(build);
-  sa_changes_bump(build->store, build->id);
   *out = &map->public;
   return SHAREARRAY_READY;
 }
@@ -136,6 +137,7 @@ int sharearray_publish(sharearray_build *build, sharearray_draft *draft, sharear
       if (code == SA_ENTRY_READY) return SHAREARRAY_READY;
       if (code < 0) return code;
     }
+    sa_changes_look(build->store); /* now, as nothing should keep the waiters waiting once the name is there */
     code = give_name(build, draft, message);
     if (code == 0) return finish(build, draft, out);
     if (code < 0) return code;

@@ -131,12 +131,16 @@ void sa_changes_delete(sharearray_store *store) {
   if (store->page) sys.munmap(store->page, PAGE);
 }
 
-void sa_changes_bump(sharearray_store *store, const char *id) {
+void sa_changes_wake(sharearray_store *store, const char *id) {
   unsigned slot = slot_of(id);
-  sa_changes_look(store); /* the waiters sleep on the page that has the name */
   atomic_fetch_add(&store->page->slots[slot].counter, 1);
   atomic_fetch_add(&store->page->total, 1);
   sys.futex((const uint32_t *)&store->page->slots[slot].counter, FUTEX_WAKE, INT_MAX, NULL);
+}
+
+void sa_changes_bump(sharearray_store *store, const char *id) {
+  sa_changes_look(store);
+  sa_changes_wake(store, id);
 }
 
 const uint32_t *sharearray_changes(const sharearray_store *store) { return (const uint32_t *)&store->page->total; }

@@ -164,6 +164,9 @@ int sa_changes_new(sharearray_store *store, char *message);
 void sa_changes_delete(sharearray_store *store);
 /* Notices a page that was removed, and finds or makes the new one. */
 void sa_changes_look(sharearray_store *store);
+/* Counts the change and wakes who waits for it: on the page as it was looked at last; and with a look first, as the
+ * waiters sleep on the page that has the name. */
+void sa_changes_wake(sharearray_store *store, const char *id);
 void sa_changes_bump(sharearray_store *store, const char *id);
 /* Takes back what sharearray_note_failure() noted of this id. */
 void sa_changes_succeeded(sharearray_store *store, const char *id);
@@ -192,7 +195,8 @@ bool sa_lock_is_held(const sharearray_store *store, const char *id);
 /* Whether the next builder of a HELD lock would have to hold back. */
 bool sa_lock_is_held_back(int fd);
 bool sa_lock_is_named(const char *path, int fd);
-/* Removes the name, if it is still this file's, and closes. */
+/* Removes the name, if it is still this file's; and closes, too. */
+void sa_lock_unlink(const char *path, int fd);
 void sa_lock_release(const char *path, int fd);
 /* The same for a dead builder's lock: what else it left goes first. */
 void sa_lock_bury(const sharearray_store *store, const struct sa_paths *paths, int fd);

@@ -95,8 +95,12 @@ bool sa_lock_is_held(const sharearray_store *store, const char *id) {
   return held;
 }
 
-void sa_lock_release(const char *path, int fd) {
+void sa_lock_unlink(const char *path, int fd) {
   if (sa_lock_is_named(path, fd)) sys.unlink(path);
+}
+
+void sa_lock_release(const char *path, int fd) {
+  sa_lock_unlink(path, fd);
   sa_process_close(fd);
 }
 
