@@ -28,8 +28,11 @@ static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c ==
 
 static void skip_space(struct text *text) {
   static const char spaces[8] = "        "; /* headers are filled up with them: some fifty, of a hundred bytes */
-  while (text->end - text->at >= 8 && memcmp(text->at, spaces, sizeof spaces) == 0) text->at += 8;
-  while (text->at < text->end && is_space(*text->at)) text->at++;
+  const char *at = text->at, *end = text->end;
+  if (at < end && *at > ' ') return;
+  while (end - at >= 8 && memcmp(at, spaces, sizeof spaces) == 0) at += 8;
+  while (at < end && is_space(*at)) at++;
+  text->at = at;
 }
 
 static bool next_is(struct text *text, char c) {
@@ -55,11 +58,12 @@ static bool take_word(struct text *text, const char *word) {
 static bool take_string(struct text *text, struct text *string) {
   skip_space(text);
   if (text->at == text->end || (*text->at != '\'' && *text->at != '"')) return false;
-  char quote = *text->at++;
-  string->at = text->at;
-  while (text->at < text->end && *text->at != quote && *text->at != '\\' && *text->at != '\n') text->at++;
-  if (text->at == text->end || *text->at != quote) return false;
-  string->end = text->at++;
+  char quote = *text->at;
+  const char *start = text->at + 1, *at = start, *end = text->end;
+  while (at < end && *at != quote && *at != '\\' && *at != '\n') at++;
+  if (at == end || *at != quote) return false;
+  *string = (struct text){start, at};
+  text->at = at + 1;
   return true;
 }
 

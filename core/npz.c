@@ -193,10 +193,22 @@ bool sa_zip_is_array(const sharearray_member *member) {
   return member->name_length > 4 && memcmp(member->name + member->name_length - 4, ".npy", 4) == 0;
 }
 
+/* Whether an array's header is the one of the array before it, byte for byte, as those of a thousand members
+ * mostly are: then it is known what it says. */
+static bool has_same_header(const struct sa_zip *zip, const sharearray_member *before, sharearray_member *member) {
+  if (!before->array.kind) return false;
+  uint64_t header = before->array.offset - before->offset;
+  if (member->size < header || member->size - header < before->array.nbytes) return false;
+  if (memcmp(zip->base + member->offset, zip->base + before->offset, (size_t)header) != 0) return false;
+  member->array = before->array;
+  member->array.offset = member->offset + header;
+  return true;
+}
+
 /* The header of a member that is an .npy file; other members are left as bytes. */
-static int read_array(const struct sa_zip *zip, sharearray_member *member, char *message) {
+static int read_array(const struct sa_zip *zip, sharearray_member *member, bool first, char *message) {
   char reason[SHAREARRAY_MESSAGE];
-  if (!sa_zip_is_array(member)) return 0;
+  if (!sa_zip_is_array(member) || (!first && has_same_header(zip, member - 1, member))) return 0;
   int code = sharearray_npy_read(zip->base + member->offset, (size_t)member->size, member->size, &member->array, NULL,
                                  reason);
   if (code)
@@ -224,7 +236,7 @@ int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **
     if (code) break;
     at += (uint64_t)entry;
     free_from = members[i].offset + members[i].size;
-    code = read_array(&zip, &members[i], message);
+    code = read_array(&zip, &members[i], i == 0, message);
   }
   if (code == 0 && at != zip.directory + zip.directory_size)
     code = corrupt(message, "something follows the entries of its central directory");

@@ -297,25 +297,83 @@ with zipfile.ZipFile(path % "new", "w") as to:
     assert.equal(1, calls)
   end)
 
-  it("whose form is damaged is corrupt", function()
-    store:cache("m", { x = sharearray.array({ 1 }) })
-    local path = directory .. "/sharearray_m.npy"
-    local file = io.open(path, "rb")
+  local function read(path)
+    local file = assert(io.open(path, "rb"))
     local bytes = file:read("*a")
     file:close()
-    local DAMAGES = { ['{"$array":"x"}'] = '{"$array":"y"}', ['"$array"'] = '"$orray"', ['{"x"'] = '{{x"',
-      ['{"x":{"$array":"x"}}'] = ("%-20s"):format("5") }
-    for from, to in pairs(DAMAGES) do
+    return bytes
+  end
+
+  -- A new file with the bytes, changed in one place.
+  local function write(path, bytes, from, to)
+    os.remove(path)
+    local file = assert(io.open(path, "wb"))
+    local start, stop = bytes:find(from, 1, true)
+    file:write(bytes:sub(1, start - 1), to, bytes:sub(stop + 1))
+    file:close()
+  end
+
+  it("whose form is damaged is corrupt", function()
+    local x, path = sharearray.array({ 1 }), directory .. "/sharearray_m.npy"
+    for form, case in pairs {
+      ['{"a":{"b":{"$array":"a\\/b"}}}'] = { { a = { b = x } }, { '{"$array":"a\\/b"}', '{"$array":"a\\/c"}' },
+        { '"$array"', '"$orray"' }, { '{"a"', '{{a"' } },
+      ['{"$members":1}'] = { { x = x }, { ":1", ":2" }, { "$m", "$n" }, { ":1", ":[" } },
+    } do
+      assert(store:refresh("m", case[1]))
+      local bytes, damages = read(path), { { form, ("%-" .. #form .. "s"):format "5" }, unpack(case, 2) }
+      for _, damage in ipairs(damages) do
+        write(path, bytes, unpack(damage))
+        local value, err, code = store:get("m")
+        assert.is_nil(value)
+        assert.equal("corrupt", code, tostring(err))
+        assert.truthy(err:find("sharearray_m.npy", 1, true))
+      end
       os.remove(path)
-      file = io.open(path, "wb")
-      local start, stop = bytes:find(from, 1, true)
-      file:write(bytes:sub(1, start - 1), to, bytes:sub(stop + 1))
-      file:close()
-      local value, err, code = store:get("m")
-      assert.is_nil(value)
-      assert.equal("corrupt", code, tostring(err))
-      assert.truthy(err:find("sharearray_m.npy", 1, true))
     end
+  end)
+
+  it("of nothing but arrays under their names takes what a zip tool adds, and misses what it drops", function()
+    assert(store:cache("m", { b = sharearray.array({ 1 }), a = sharearray.array({ 2 }) }))
+    machine.start({ "/usr/bin/python3", "-c", [=[
+import sys, zipfile
+path = sys.argv[1] + "/sharearray_%s.npy"
+source = zipfile.ZipFile(path % "m")
+with zipfile.ZipFile(path % "more", "w") as to:
+    for name in source.namelist(): to.writestr(name, source.read(name))
+    to.writestr("c.npy", source.read("a.npy"))
+with zipfile.ZipFile(path % "fewer", "w") as to:
+    for name in source.namelist():
+        if name != "a.npy": to.writestr(name, source.read(name))
+]=], directory }):finish()
+    local more = assert(store:get("more"))
+    assert.same({ 1, 2, 2 }, { more.b(0), more.a(0), more.c(0) })
+    local _, err, code = store:get("fewer")
+    assert.equal("corrupt", code)
+    assert.truthy(err:find("the form counts more members than are there", 1, true), err)
+  end)
+
+  -- The core reads a header that equals the one before it only once.
+  it("is looked at member by member although their headers are the same", function()
+    local python = [=[
+import io, sys, zipfile, numpy
+with zipfile.ZipFile(sys.argv[1] + "/sharearray_m.npy", "w") as archive:
+    f = io.BytesIO(); numpy.save(f, numpy.arange(4, dtype="<i4"))
+    archive.writestr("a.npy", f.getvalue())
+    archive.writestr("b.npy", f.getvalue()[:-16] + numpy.arange(4, 8, dtype="<i4").tobytes()[:int(sys.argv[2])])
+    archive.writestr("c.npy", f.getvalue().replace(b"(4,)", b"(2,)"))
+    archive.writestr("d.txt", "no array")
+    archive.writestr("e.npy", f.getvalue())
+]=]
+    machine.start({ "/usr/bin/python3", "-c", python, directory, "16" }):finish()
+    local m = assert(store:get("m"))
+    assert.same({ { 0, 1, 2, 3 }, { 4, 5, 6, 7 }, { 0, 1 }, { 0, 1, 2, 3 } },
+      { m.a:totable(), m.b:totable(), m.c:totable(), m.e:totable() })
+    store:free("m")
+    machine.start({ "/usr/bin/python3", "-c", python, directory, "15" }):finish()
+    local _, err, code = store:get("m")
+    assert.equal("corrupt", code)
+    assert.truthy(err:find("its member b.npy is not usable: it is shorter than its header says", 1, true), err)
   end)
 
   it("goes to an array and back by refresh, and every reader sees one whole state", function()

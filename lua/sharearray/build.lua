@@ -71,8 +71,8 @@ end
 function M.check(value)
   if M.is_array(value) or file.is(value) then return true end
   if type(value) ~= "table" then return nil, M.in_words(value) end
-  local arrays, problem = bundle.flatten(value)
-  if arrays then return true end
+  local parts, problem = bundle.flatten(value)
+  if parts then return true end
   return nil, "a table that is no bundle: " .. problem
 end
 
@@ -179,8 +179,7 @@ local function publish_value(self, value, deadline)
   if file.is(value) then
     complete = file.draft(value, self.drafts)
   elseif type(value) == "table" then
-    local arrays, paths, form = bundle.flatten(value)
-    complete = self.drafts:of_bundle({ arrays = arrays, paths = paths, form = form })
+    complete = self.drafts:of_bundle(bundle.flatten(value))
   else
     complete = self.drafts:of_array(value)
   end

@@ -9,6 +9,8 @@
 --   {"$bytes": "00ff"}        a string that is not UTF-8, as hexadecimal digits
 --   {"$list": []}             an empty list; {} is an empty object
 --   {"$table": [[k, v], ...]} a table with keys that are neither 1 to n nor names
+--   {"$members": 1000}        all members, so many at least, under their names: what most tables of many arrays
+--                             are, and quicker than to name each
 -- @module sharearray.bundle
 
 local cjson = require("cjson").new() -- our own settings, whatever the user's are
@@ -128,10 +130,19 @@ function encode(state, value, path, depth)
   error({ path = path, problem = "is " .. (kind == "cdata" and "cdata that is no array" or "a " .. kind) })
 end
 
+-- Whether a table holds nothing but arrays, each once, under names.
+local function is_flat(state, t)
+  local count = 0
+  for _, value in pairs(t) do
+    if not state.index[value] then return false end
+    count = count + 1
+  end
+  return count == #state.arrays and kind_of(t) == "object"
+end
+
 --- Takes a table apart.
--- @treturn[1] table the arrays
--- @treturn[1] table the path of each, "layers/1/weight"
--- @treturn[1] string the form, for `M.name`
+-- @treturn[1] table `arrays`; `paths` of each, "layers/1/weight"; `flat`, whether those are the table's keys;
+--   and `form`, for `M.name`
 -- @return[2] nil, message
 function M.flatten(t)
   local state = { arrays = {}, paths = {}, index = {}, open = {} }
@@ -144,13 +155,22 @@ function M.flatten(t)
   if #state.arrays == 0 then
     return nil, "the table has no array in it; make a list of numbers into one with sharearray.array"
   end
-  return state.arrays, state.paths, cjson.encode(form)
+  return { arrays = state.arrays, paths = state.paths, flat = is_flat(state, t), form = cjson.encode(form) }
 end
 
---- The form with the members' names in place of the arrays' numbers.
+local function same(a, b)
+  for i, value in ipairs(a) do
+    if value ~= b[i] then return false end
+  end
+  return true
+end
+
+--- The form as it is written, with the members' names in place of the arrays' numbers.
+-- @tparam table parts what `M.flatten` gave
 -- @tparam table names of each array's member, without ".npy"
-function M.name(form, names)
-  return (form:gsub('{"$array":(%d+)}', function(i)
+function M.name(parts, names)
+  if parts.flat and same(parts.paths, names) then return ('{"$members":%d}'):format(#names) end
+  return (parts.form:gsub('{"$array":(%d+)}', function(i)
     return ('{"$array":%s}'):format(cjson.encode(names[tonumber(i)]))
   end))
 end
@@ -169,6 +189,10 @@ local decode
 local tags = {
   ["$array"] = function(arrays, name)
     return assert(arrays[name], "the form names a member that is not there")
+  end,
+  ["$members"] = function(arrays, count)
+    for _ in pairs(arrays) do count = count - 1 end
+    return count <= 0 and arrays or error("the form counts more members than are there", 0)
   end,
   ["$number"] = function(_, text)
     if text:find("nan", 1, true) then return 0 / 0 end

@@ -332,13 +332,13 @@ local function finish_group(self, group, form)
   return group.draft
 end
 
-local function copy_bundle(self, arrays, paths, form)
+local function copy_bundle(self, parts)
   local contents, names, sizes, taken = {}, {}, {}, {}
-  for i, value in ipairs(arrays) do
+  for i, value in ipairs(parts.arrays) do
     contents[i] = content_of(self, value)
-    names[i], sizes[i] = member_name(paths[i], taken), #contents[i].header + contents[i].bytes
+    names[i], sizes[i] = member_name(parts.paths[i], taken), #contents[i].header + contents[i].bytes
   end
-  form = bundle.name(form, names)
+  local form = bundle.name(parts, names)
   sizes[#sizes + 1] = #form
   local members, last = plan(self, names, sizes), #sizes
   for i, content in ipairs(contents) do
@@ -359,17 +359,17 @@ local function copy_bundle(self, arrays, paths, form)
 end
 
 --- A draft that holds the bundle: that of `alloc{...}`, or a new one with copies.
--- @param flat what `bundle.flatten` gave: arrays, paths, form
-function Drafts:of_bundle(flat)
+-- @tparam table parts what `bundle.flatten` gave
+function Drafts:of_bundle(parts)
   for _, group in ipairs(self.allocated) do
-    local order = group.members and match_group(group, flat.arrays)
+    local order = group.members and match_group(group, parts.arrays)
     if order then
       local names = {}
       for i, leaf in ipairs(order) do names[i] = group.names[leaf.index] end
-      return finish_group(self, group, bundle.name(flat.form, names))
+      return finish_group(self, group, bundle.name(parts, names))
     end
   end
-  return copy_bundle(self, flat.arrays, flat.paths, flat.form)
+  return copy_bundle(self, parts)
 end
 
 --- Gives all drafts back. Arrays that were not published stay private memory of their holder.
