@@ -11,6 +11,8 @@
 local ffi = require "ffi"
 local C = require("sharearray.library").C
 
+local gc, sizeof, release = ffi.gc, ffi.sizeof, C.sharearray_release
+
 local M = {}
 
 --- View -> the owner that it lives on, or that its rows do; owner -> true. Weak keys alone: an owner lives as long
@@ -72,11 +74,9 @@ end
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
 function M.close(x)
   owners[x] = nil
-  if x.lent ~= 0 then
-    close_lent(x)
-  else
-    C.sharearray_release(x, ffi.sizeof(x))
-  end
+  if x.lent ~= 0 then return close_lent(x) end
+  gc(x, nil)
+  release(x, sizeof(x))
 end
 
 return M

@@ -12,6 +12,8 @@ local loop = require "sharearray.loop"
 local view = require "sharearray.view"
 local C = require("sharearray.library").C
 
+local current = C.sharearray_current
+
 local memo = {}
 
 --- Takes an id out of the memo.
@@ -23,8 +25,8 @@ end
 
 -- Its user may have closed the view: the map is gone then.
 local function is_current(self, id, entry)
-  local map = view.map(entry.pin)
-  return map ~= nil and C.sharearray_current(self.handle, id, map) == 1
+  local pin = entry.pin
+  return pin.map ~= nil and current(self.handle, id, view.map(pin)) == 1
 end
 
 -- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that

@@ -16,6 +16,8 @@ local C = require("sharearray.library").C
 local build = lazy "sharearray.build"
 local options = lazy "sharearray.options"
 
+local type, valid_id = type, C.sharearray_valid_id
+
 local M = {}
 
 local Store = {}
@@ -77,12 +79,12 @@ end
 --- Whether `id` matches `^[A-Za-z0-9=+._-]+$` and, with the prefix, fits a file name.
 function Store:valid_id(id)
   check_self(self, 2)
-  return type(id) == "string" and C.sharearray_valid_id(self.settings.prefix, id, #id) == 1
+  return type(id) == "string" and valid_id(self.settings.prefix, id, #id) == 1
 end
 
 --- Raises where an id cannot be used.
 function M.check_id(self, id, level)
-  if self:valid_id(id) then return end
+  if type(id) == "string" and valid_id(self.settings.prefix, id, #id) == 1 then return end
   local given = type(id) == "string" and ("'%s'"):format(id:sub(1, 80)) or "of type " .. type(id)
   error(("invalid id %s: it must be a string that matches ^[A-Za-z0-9=+._-]+$, of at most %d characters"):format(given,
     246 - #self.settings.prefix), level + 1)
