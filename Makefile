@@ -11,8 +11,9 @@ MAKEFLAGS += --no-print-directory
 # What the sources need, whatever CFLAGS says.
 flags = -std=c11 -fPIC -pthread -fvisibility=hidden -Wall -Wextra -Werror $(CFLAGS)
 # nodelete: LuaJIT unloads libraries at an error exit, perhaps before the last finalizer calls into
-# this one. defs: a name that is nowhere defined fails here and not at the user's.
-shared = -shared -Wl,-z,nodelete -Wl,-z,defs
+# this one. defs: a name that is nowhere defined fails here and not at the user's. now: libc's functions
+# are looked up at the start, not by all waiters at once when an array is there.
+shared = -shared -Wl,-z,nodelete -Wl,-z,defs -Wl,-z,now
 
 core = $(BUILD)/lib/sharearray/core.so
 objects = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c))
@@ -64,10 +65,15 @@ serve: ## serve the demo's model with nginx, at http://127.0.0.1:8080/status
 	@$(here) nginx -p '$(CURDIR)/$(BUILD)/serve/' -c '$(CURDIR)/examples/openresty/nginx.conf' \
 	  $(if $(filter 0,$(shell id -u)),-g 'user root;')
 
-# A private directory in shared memory, which goes with the run however that ends.
+# A private directory in shared memory, which goes with the run however that ends. What is measured is an
+# installed copy: what users have, bytecode and all.
+bench: installed = $(CURDIR)/$(BUILD)/installed
+bench: lua_path = $(installed)/share/lua/5.1/?.lua;$(installed)/share/lua/5.1/?/init.lua
+bench: lua_cpath = $(installed)/lib/lua/5.1/?.so
 bench: ## measure it against what people use today; QUICK=1 takes two minutes, WORK='hit wake' some of it
 	@$(here) .ci/setup bench
-	@$(MAKE) all $(BUILD)/bench/baseline.so $(BUILD)/bench/link_clock.so $(BUILD)/bench/waiter
+	@$(MAKE) $(BUILD)/bench/baseline.so $(BUILD)/bench/link_clock.so $(BUILD)/bench/waiter
+	@$(MAKE) install DESTDIR= PREFIX='$(installed)' >/dev/null
 	@$(here) BENCH_BUILD='$(CURDIR)/$(BUILD)/bench' BENCH_QUICK='$(QUICK)' .ci/bench $(WORK)
 
 cluster: ## three machines in small, with a Redis and with a Redis Cluster: one build in all
@@ -164,6 +170,10 @@ install: all ## install to DESTDIR/PREFIX (/usr/local)
 	  install -D -m 644 "$$file" '$(DESTDIR)$(PREFIX)/share/lua/5.1'/"$${file#lua/}"; \
 	done
 	set -e; for file in $(commands); do install -D -m 755 "$$file" '$(DESTDIR)$(PREFIX)'/"$$file"; done
+	rm -f '$(DESTDIR)$(modules)'/*.bytecode
+	$(here) $(LUAJIT) .ci/bytecode '$(DESTDIR)$(modules)' '$(modules)' || \
+	  echo 'without bytecode for $(LUAJIT): a process starts half a millisecond slower'
+modules = $(PREFIX)/share/lua/5.1/sharearray
 
 # Seeds and what was found stay in spec/fuzz/corpus; what a run finds beyond them goes to build/.
 FUZZ_SECONDS ?= 600

@@ -51,12 +51,66 @@ describe("the Makefile", function()
     run [[make -s -C "$root" install DESTDIR=$PWD/tmp PREFIX=/usr/local]]
     assert.equal("./include\n./include/sharearray.h\n", run "cd tmp/usr/local; find ./include | sort")
     assert.equal(run [[cd "$root"/lua; find sharearray -type f | sort]],
-      run "cd tmp/usr/local/share/lua/5.1; find sharearray -type f | sort")
+      run "cd tmp/usr/local/share/lua/5.1; find sharearray -type f -name '*.lua' | sort")
     local output = run(use .. [[
       LUA_PATH="$PWD/tmp/usr/local/share/lua/5.1/?.lua;$PWD/tmp/usr/local/share/lua/5.1/?/init.lua;;" \
       LUA_CPATH="$PWD/tmp/usr/local/lib/lua/5.1/?.so;;" "$luajit" use.lua $PWD/shm
     ]])
     assert.equal("5\t" .. folder .. "/tmp/usr/local/share/lua/5.1/sharearray/init.lua\n", output)
+  end)
+
+  describe("'s bytecode", function()
+    local program = [[
+      cat >program.lua <<'END'
+      local x = assert(require "sharearray".new { shm_path = arg[1] }:cache("x", { require "sharearray".array { 7 } }))
+      local preloaded = {}
+      for name in pairs(package.preload) do preloaded[#preloaded + 1] = name:match "^sharearray%.(.*)" end
+      table.sort(preloaded)
+      print(x[1](0), table.concat(preloaded, " "))
+END
+      rm -rf shm tmp
+      mkdir shm
+      share=$PWD/tmp/share/lua/5.1
+      use() {
+        export LUA_PATH="$share/?.lua;$share/?/init.lua;;" LUA_CPATH="$PWD/tmp/lib/lua/5.1/?.so;;"
+        "$luajit" program.lua $PWD/shm
+      }
+      install() { make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp; }
+      install
+    ]]
+    local ALL = "7\tdtype element facade lazy library lifetime loop obtain place readers store view\n"
+
+    local function uses(changes) return run(program .. changes .. "\nuse") end
+
+    it("is of use to the LuaJIT and in the place that it was made for", function()
+      assert.equal(ALL, uses "")
+      assert.equal("7\t\n", uses "mv tmp/share tmp/moved; share=$PWD/tmp/moved/lua/5.1")
+    end)
+
+    it("is not looked at where it is another LuaJIT's, or cut off", function()
+      assert.equal("7\t\n", uses "cd tmp/share/lua/5.1/sharearray; mv *.bytecode LuaJIT-2.2-x64.bytecode; cd $OLDPWD")
+      assert.equal("7\t\n", uses "for f in tmp/share/lua/5.1/sharearray/*.bytecode; do truncate -s -9 $f; done")
+    end)
+
+    it("is not looked at when a source has changed, until the next installation", function()
+      local change = "echo '-- changed' >>tmp/share/lua/5.1/sharearray/view.lua\n"
+      assert.equal("7\t\n", uses(change))
+      assert.equal(ALL, uses(change .. "touch tmp/share/lua/5.1/sharearray/LuaJIT-2.2-x64.bytecode; install"))
+      assert.equal("1\n", run "ls tmp/share/lua/5.1/sharearray/*.bytecode | wc -l")
+    end)
+
+    it("keeps the lines of its sources", function()
+      local line = run [[grep -n '^function view.make' "$root"/lua/sharearray/view.lua | cut -d: -f1]]
+      assert.equal(line, run(program .. [[
+        echo 'require "sharearray" print(debug.getinfo(require "sharearray.view".make, "S").linedefined)' >program.lua
+        use
+      ]]))
+    end)
+
+    it("is done without where there is no LuaJIT", function()
+      local said = run [[make -s -C "$root" install LUAJIT=no-luajit PREFIX=$PWD/tmp]]
+      assert.truthy(said:find("without bytecode for no-luajit", 1, true), said)
+    end)
   end)
 
   it("installs a header that C and C++ compilers take by itself", function()
