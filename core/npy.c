@@ -29,7 +29,7 @@ static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c ==
 static void skip_space(struct text *text) {
   static const char spaces[8] = "        "; /* headers are filled up with them: some fifty, of a hundred bytes */
   const char *at = text->at, *end = text->end;
-  if (at < end && *at > ' ') return;
+  if (at == end || *at > ' ') return;
   while (end - at >= 8 && memcmp(at, spaces, sizeof spaces) == 0) at += 8;
   while (at < end && is_space(*at)) at++;
   text->at = at;
