@@ -18,6 +18,7 @@ double baseline_scan(const void *bytes, size_t size);
 double baseline_sum(const float *x, size_t count);
 double baseline_gather(const float *x, const int32_t *index, size_t count);
 double baseline_gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count);
+double baseline_gather_least(const float *x, uint32_t size, const int32_t *index, size_t count);
 double baseline_dot(const float *x, const float *y, size_t count);
 double baseline_sum_rows(const float *x, size_t rows, size_t columns);
 int waitpid(int pid, int *status, int options);
