@@ -87,6 +87,12 @@ END
       assert.equal("7\t\n", uses "mv tmp/share tmp/moved; share=$PWD/tmp/moved/lua/5.1")
     end)
 
+    -- These specs run under OpenResty's and under the stock one.
+    it("serves each LuaJIT of the version that made it", function()
+      local made_by_another = program:gsub('LUAJIT="$luajit"', "LUAJIT=luajit", 1)
+      assert.equal("7", run(made_by_another .. "use"):match "^%d+")
+    end)
+
     it("is not looked at where it is another LuaJIT's, or cut off", function()
       assert.equal("7\t\n", uses "cd tmp/share/lua/5.1/sharearray; mv *.bytecode LuaJIT-2.2-x64.bytecode; cd $OLDPWD")
       assert.equal("7\t\n", uses "for f in tmp/share/lua/5.1/sharearray/*.bytecode; do truncate -s -9 $f; done")

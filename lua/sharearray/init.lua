@@ -20,8 +20,8 @@ local function size_of(path)
 end
 
 -- `make install` leaves the modules that every process needs as bytecode beside their sources, see .ci/bytecode:
--- LuaJIT reads it in a third of the time that it takes to compile those. It is of use to the same LuaJIT, in the
--- same place, and as long as the sources are the ones it was made of; else they are what is loaded.
+-- LuaJIT reads it in a third of the time that it takes to compile those. It is of use to a LuaJIT of the same version
+-- and kind, in the same place, and as long as the sources have the sizes of those it was made of; else they are loaded.
 local function preload(folder)
   local file = io.open(("%s/%s-%s.bytecode"):format(folder, (jit.version:gsub(" ", "-")), jit.arch), "rb")
   if not file then return end
