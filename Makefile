@@ -171,8 +171,9 @@ install: all ## install to DESTDIR/PREFIX (/usr/local)
 	done
 	set -e; for file in $(commands); do install -D -m 755 "$$file" '$(DESTDIR)$(PREFIX)'/"$$file"; done
 	rm -f '$(DESTDIR)$(modules)'/*.bytecode
-	$(here) $(LUAJIT) .ci/bytecode '$(DESTDIR)$(modules)' '$(modules)' || \
-	  echo 'without bytecode for $(LUAJIT): a process starts half a millisecond slower'
+	if $(here) $(LUAJIT) .ci/bytecode '$(DESTDIR)$(modules)' '$(modules)'; then \
+	  chmod 644 '$(DESTDIR)$(modules)'/*.bytecode; \
+	else echo 'without bytecode for $(LUAJIT): a process starts half a millisecond slower'; fi
 modules = $(PREFIX)/share/lua/5.1/sharearray
 
 # Seeds and what was found stay in spec/fuzz/corpus; what a run finds beyond them goes to build/.

@@ -101,6 +101,7 @@ END
     it("is not looked at when a source has changed, until the next installation", function()
       local change = "echo '-- changed' >>tmp/share/lua/5.1/sharearray/view.lua\n"
       assert.equal("7\t\n", uses(change))
+      assert.equal("7\t\n", uses "touch -d 2001-01-01 tmp/share/lua/5.1/sharearray/view.lua")
       assert.equal(ALL, uses(change .. "touch tmp/share/lua/5.1/sharearray/LuaJIT-2.2-x64.bytecode; install"))
       assert.equal("1\n", run "ls tmp/share/lua/5.1/sharearray/*.bytecode | wc -l")
     end)

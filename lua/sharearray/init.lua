@@ -10,18 +10,21 @@
 --
 -- @module sharearray
 
-if not pcall(require, "ffi") then error("sharearray needs LuaJIT, for its FFI; this is " .. _VERSION, 0) end
+local found, ffi = pcall(require, "ffi")
+if not found then error("sharearray needs LuaJIT, for its FFI; this is " .. _VERSION, 0) end
 
-local function size_of(path)
-  local file = io.open(path)
-  local size = file and file:seek "end"
-  if file then file:close() end
-  return size
+-- A file's time of modification, in seconds, and its size, as `stat -c '%Y %s'` says them. See statx(2), whose struct
+-- is the same on all machines: at 112 stx_mtime, at 40 stx_size.
+local status = ffi.new "uint64_t[32]"
+local function stamp(path)
+  local AT_FDCWD, STATX_MTIME, STATX_SIZE = -100, 0x40, 0x200
+  if ffi.C.sharearray_statx(AT_FDCWD, path, 0, STATX_MTIME + STATX_SIZE, status) ~= 0 then return nil end
+  return tonumber(status[112 / 8]) .. " " .. tonumber(status[40 / 8])
 end
 
--- `make install` leaves the modules that every process needs as bytecode beside their sources, see .ci/bytecode:
+-- `make install` leaves the modules that every process loads as bytecode beside their sources, see .ci/bytecode:
 -- LuaJIT reads it in a third of the time that it takes to compile those. It is of use to a LuaJIT of the same version
--- and kind, in the same place, and as long as the sources have the sizes of those it was made of; else they are loaded.
+-- and kind, in the same place, and as long as the sources are the ones it was made of; else they are loaded.
 local function preload(folder)
   local file = io.open(("%s/%s-%s.bytecode"):format(folder, (jit.version:gsub(" ", "-")), jit.arch), "rb")
   if not file then return end
@@ -30,8 +33,8 @@ local function preload(folder)
   local chunks, at = {}, #folder + 2
   if text:sub(1, #folder + 1) ~= folder .. "\n" then return end
   while at <= #text do
-    local first, last, name, size, bytes = text:find("^(%l+) (%d+) (%d+)\n", at)
-    local chunk = first and size_of(("%s/%s.lua"):format(folder, name)) == tonumber(size)
+    local _, last, name, made_of, bytes = text:find("^(%l+) (%d+ %d+) (%d+)\n", at)
+    local chunk = last and stamp(("%s/%s.lua"):format(folder, name)) == made_of
       and loadstring(text:sub(last + 1, last + bytes))
     if not chunk then return end
     chunks["sharearray." .. name], at = chunk, last + bytes + 1
@@ -40,7 +43,12 @@ local function preload(folder)
 end
 
 local folder = debug.getinfo(1, "S").source:match "^@(.*)/"
-if folder then preload(folder) end
+if folder then
+  -- Another copy may have declared it. A libc without it, before 2018, means the sources.
+  pcall(ffi.cdef, [[int sharearray_statx(int directory, const char *path, int flags, unsigned mask, void *status)
+    __asm__("statx");]])
+  pcall(preload, folder)
+end
 
 local facade = require "sharearray.facade"
 local store = require "sharearray.store"
