@@ -50,6 +50,18 @@ describe("a module that is loaded at first use", function()
     assert.truthy(said:find("Torch7 cannot be loaded", 1, true), said)
   end)
 
+  it("is lua-cjson, which an array is built without", function()
+    assert.equal("0 false no cjson\n1 2\n", run [[
+      package.loaded.cjson, package.preload.cjson = nil, function() error("no cjson", 0) end
+      local function model() return { w = sharearray.array { 1, 2 } } end
+      local x = assert(sharearray.cache("x", function(alloc) return alloc("int8", 1) end))
+      say(x(0), pcall(sharearray.cache, "m", model))
+      package.loaded.cjson, package.preload.cjson = nil, nil
+      local m = assert(sharearray.cache("m", model, { timeout = 0 }))
+      say(m.w(0), m.w(1))
+    ]])
+  end)
+
   it("holds no lock and can be loaded later, if it failed in the first attempt", function()
     for _, name in ipairs { "builders", "build", "draft", "memo" } do
       assert.equal("false true too few stamps\n2 2 true\n", run(([[

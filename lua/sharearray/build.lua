@@ -3,7 +3,6 @@
 
 local ffi = require "ffi"
 local array = require "sharearray.array"
-local bundle = require "sharearray.bundle"
 local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
 local file = require "sharearray.file"
@@ -15,6 +14,7 @@ local view = require "sharearray.view"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
 
+local bundle = lazy "sharearray.bundle"
 local origin = lazy "sharearray.origin"
 
 local M = {}
@@ -236,9 +236,10 @@ function M.run(place, settings, id, handle, source, deadline, failed)
       return result(ok, map)
     end
   end
-  local value, reason, code = run(self, source)
-  if code then
+  local ran, value, reason, code = pcall(run, self, source) -- lua-cjson may be missing, which bundles need
+  if not ran or code then
     finish(self)
+    if not ran then error(value, 0) end
     return nil, reason, code
   end
   local ok, map = pcall(publish_value, self, value, deadline)

@@ -7,15 +7,17 @@
 
 local ffi = require "ffi"
 local array = require "sharearray.array"
-local bundle = require "sharearray.bundle"
 local copy = require "sharearray.copy"
 local dtype = require "sharearray.dtype"
 local layout = require "sharearray.layout"
+local lazy = require "sharearray.lazy"
 local place_ = require "sharearray.place"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
+
+local bundle = lazy "sharearray.bundle"
 
 local M = {}
 

@@ -4,11 +4,13 @@
 -- between which an event loop can breathe and the caller hears how far it is.
 -- @module sharearray.file
 
-local bundle = require "sharearray.bundle"
 local draft = require "sharearray.draft"
 local ffi = require "ffi"
+local lazy = require "sharearray.lazy"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
+
+local bundle = lazy "sharearray.bundle"
 
 local M = {}
 
