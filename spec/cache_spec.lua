@@ -72,6 +72,32 @@ describe("a store", function()
     assert.is_true(calls < 20000 / 10, calls .. " system calls for 20,000 hits")
   end)
 
+  it("wakes the waiters as soon as they cannot find its lock, before it closes anything", function()
+    if machine.under_valgrind then return pending "valgrind makes system calls of its own" end
+    local worker = machine.worker([[
+      local store = sharearray.new { shm_path = (...) }
+      store:get "x" -- opens the store
+      say "ready"
+      hear()
+      say(assert(store:cache("x", sharearray.array { 7 }))(0))
+    ]], { directory })
+    worker:expect "ready"
+    local log = directory .. "/sharearray_spec.strace"
+    local tracer = machine.start({ "strace", "-f", "-e", "trace=linkat,unlink,futex,close", "-o", log, "-p",
+      tostring(worker.pid) })
+    assert.truthy(tracer:line():find "attached")
+    worker:tell()
+    worker:expect "7"
+    worker:finish()
+    tracer:wait()
+    local calls -- from the one that gives the entry its name
+    for line in io.lines(log) do
+      if line:find 'linkat%(.*sharearray_x.npy".* = 0' then calls = {} end
+      if calls and #calls < 4 then calls[#calls + 1] = line:match "(%l+)%(" end
+    end
+    assert.same({ "linkat", "unlink", "futex", "close" }, calls)
+  end)
+
   it("takes data itself as the source", function()
     assert.equal(2.5, assert(store:cache("array", sharearray.array({ 1, 2.5, 3 })))(1))
     local cdata = ffi.new("float[2][3]", { { 1, 2, 3 }, { 4, 5, 6 } })
