@@ -345,12 +345,17 @@ with zipfile.ZipFile(path % "more", "w") as to:
 with zipfile.ZipFile(path % "fewer", "w") as to:
     for name in source.namelist():
         if name != "a.npy": to.writestr(name, source.read(name))
+with zipfile.ZipFile(path % "text", "w") as to:
+    for name in source.namelist(): to.writestr(name, source.read(name).replace(b":2}", b':"2"}'))
 ]=], directory }):finish()
     local more = assert(store:get("more"))
     assert.same({ 1, 2, 2 }, { more.b(0), more.a(0), more.c(0) })
     local _, err, code = store:get("fewer")
     assert.equal("corrupt", code)
     assert.truthy(err:find("the form counts more members than are there", 1, true), err)
+    _, err, code = store:get("text")
+    assert.equal("corrupt", code)
+    assert.truthy(err:find("the form has a damaged number", 1, true), err)
   end)
 
   -- The core reads a header that equals the one before it only once.
@@ -374,6 +379,23 @@ with zipfile.ZipFile(sys.argv[1] + "/sharearray_m.npy", "w") as archive:
     local _, err, code = store:get("m")
     assert.equal("corrupt", code)
     assert.truthy(err:find("its member b.npy is not usable: it is shorter than its header says", 1, true), err)
+  end)
+
+  it("with a member that ends inside a header which goes on behind it is corrupt", function()
+    machine.start({ "/usr/bin/python3", "-c", [=[
+import io, struct, sys, zipfile, numpy
+path = sys.argv[1] + "/sharearray_m.npy"
+with zipfile.ZipFile(path, "w") as archive:
+    f = io.BytesIO(); numpy.save(f, numpy.zeros(0, dtype="<i4"))
+    for name in "a.npy", "b.npy": archive.writestr(name, f.getvalue())
+content = bytearray(open(path, "rb").read())
+at = content.rfind(b"PK\1\2") + 20
+content[at:at + 8] = struct.pack("<II", len(f.getvalue()) - 28, len(f.getvalue()) - 28)
+open(path, "wb").write(content)
+]=], directory }):finish()
+    local _, err, code = store:get("m")
+    assert.equal("corrupt", code)
+    assert.truthy(err:find("its member b.npy is not usable: it ends inside its header", 1, true), err)
   end)
 
   it("goes to an array and back by refresh, and every reader sees one whole state", function()

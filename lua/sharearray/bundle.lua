@@ -191,6 +191,7 @@ local tags = {
     return assert(arrays[name], "the form names a member that is not there")
   end,
   ["$members"] = function(arrays, count)
+    assert(type(count) == "number", "the form has a damaged number")
     for _ in pairs(arrays) do count = count - 1 end
     return count <= 0 and arrays or error("the form counts more members than are there", 0)
   end,
