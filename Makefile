@@ -73,7 +73,7 @@ bench: lua_cpath = $(installed)/lib/lua/5.1/?.so
 bench: ## measure it against what people use today; QUICK=1 takes two minutes, WORK='hit wake' some of it
 	@$(here) .ci/setup bench
 	@$(MAKE) $(BUILD)/bench/baseline.so $(BUILD)/bench/link_clock.so $(BUILD)/bench/waiter
-	@$(MAKE) install DESTDIR= PREFIX='$(installed)' >/dev/null
+	@$(MAKE) install DESTDIR= PREFIX='$(installed)' | sed -n '/^without/p'
 	@$(here) BENCH_BUILD='$(CURDIR)/$(BUILD)/bench' BENCH_QUICK='$(QUICK)' .ci/bench $(WORK)
 
 cluster: ## three machines in small, with a Redis and with a Redis Cluster: one build in all
@@ -163,18 +163,18 @@ model: ## check the protocol of lock and publication with spin, and that spin fi
 	@BUILD='$(BUILD)' CC='$(CC)' .ci/tally harness 'the model of the protocol' spec/torture/model.sh
 	@.ci/tally sum
 
+# Sources keep their times: the bytecode is known to be theirs by them.
 install: all ## install to DESTDIR/PREFIX (/usr/local)
 	install -D -m 644 core/sharearray.h '$(DESTDIR)$(PREFIX)/include/sharearray.h'
 	install -D -m 755 $(core) '$(DESTDIR)$(PREFIX)/lib/lua/5.1/sharearray/core.so'
+	rm -f '$(DESTDIR)$(modules)'/*.bytecode
 	set -e; for file in $(lua_files); do \
-	  install -D -m 644 "$$file" '$(DESTDIR)$(PREFIX)/share/lua/5.1'/"$${file#lua/}"; \
+	  install -D -p -m 644 "$$file" '$(DESTDIR)$(PREFIX)/share/lua/5.1'/"$${file#lua/}"; \
 	done
 	set -e; for file in $(commands); do install -D -m 755 "$$file" '$(DESTDIR)$(PREFIX)'/"$$file"; done
-	rm -f '$(DESTDIR)$(modules)'/*.bytecode
-	if $(here) $(LUAJIT) .ci/bytecode '$(DESTDIR)$(modules)' '$(modules)'; then \
-	  chmod 644 '$(DESTDIR)$(modules)'/*.bytecode; \
-	else echo 'without bytecode for $(LUAJIT): a process starts half a millisecond slower'; fi
-modules = $(PREFIX)/share/lua/5.1/sharearray
+	umask 022; $(here) $(LUAJIT) .ci/bytecode '$(DESTDIR)$(modules)' '$(modules)' || \
+	  echo 'without bytecode for $(LUAJIT): a process starts half a millisecond slower'
+modules = $(PREFIX:/=)/share/lua/5.1/sharearray
 
 # Seeds and what was found stay in spec/fuzz/corpus; what a run finds beyond them goes to build/.
 FUZZ_SECONDS ?= 600

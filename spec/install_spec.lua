@@ -62,9 +62,12 @@ describe("the Makefile", function()
   describe("'s bytecode", function()
     local program = [[
       cat >program.lua <<'END'
-      local x = assert(require "sharearray".new { shm_path = arg[1] }:cache("x", { require "sharearray".array { 7 } }))
       local preloaded = {}
-      for name in pairs(package.preload) do preloaded[#preloaded + 1] = name:match "^sharearray%.(.*)" end
+      setmetatable(package.preload, { __newindex = function(t, name, chunk)
+        preloaded[#preloaded + 1] = name:match "^sharearray%.(.*)"
+        rawset(t, name, chunk)
+      end })
+      local x = assert(require "sharearray".new { shm_path = arg[1] }:cache("x", { require "sharearray".array { 7 } }))
       table.sort(preloaded)
       print(x[1](0), table.concat(preloaded, " "))
 END
@@ -84,6 +87,7 @@ END
 
     it("is of use to the LuaJIT and in the place that it was made for", function()
       assert.equal(ALL, uses "")
+      assert.equal(ALL, uses [[make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp/]])
       assert.equal("7\t\n", uses "mv tmp/share tmp/moved; share=$PWD/tmp/moved/lua/5.1")
     end)
 
@@ -98,10 +102,56 @@ END
       assert.equal("7\t\n", uses "for f in tmp/share/lua/5.1/sharearray/*.bytecode; do truncate -s -9 $f; done")
     end)
 
+    -- Given a part of a chunk, LuaJIT reads on behind its end.
+    it("is given to LuaJIT in whole chunks only", function()
+      assert.equal("11 of 12\n", run(program .. [[
+        for f in tmp/share/lua/5.1/sharearray/*.bytecode; do truncate -s -9 $f; done
+        cat >program.lua <<'END'
+        local count, load = 0, loadstring
+        function loadstring(text)
+          count = count + 1
+          return load(text)
+        end
+        require "sharearray"
+        print(count .. " of 12")
+END
+        use
+      ]]))
+    end)
+
+    it("is for all to read and for its owner to write, whatever the umask", function()
+      for _, umask in ipairs { "000", "077" } do
+        assert.equal("644\n", run(program .. "(umask " .. umask .. "; install)\n"
+          .. "stat -c %a tmp/share/lua/5.1/sharearray/*.bytecode"))
+      end
+    end)
+
+    it("does not come back for who loads another version later", function()
+      assert.equal("other\n", run(program .. [[
+        mkdir -p other/sharearray
+        cp -R tmp/share/lua/5.1/sharearray/*.lua other/sharearray
+        echo 'return { new = "other" }' >other/sharearray/facade.lua
+        sed -i 's/^return .*/return facade.new/' other/sharearray/init.lua
+        cat >program.lua <<'END'
+        require "sharearray"
+        for name in pairs(package.loaded) do
+          if name:find "^sharearray" then package.loaded[name] = nil end
+        end
+        package.path = "other/?.lua;other/?/init.lua"
+        print(require "sharearray")
+END
+        use
+      ]]))
+    end)
+
     it("is not looked at when a source has changed, until the next installation", function()
-      local change = "echo '-- changed' >>tmp/share/lua/5.1/sharearray/view.lua\n"
+      local change = "sed -i s/closings/closinks/ tmp/share/lua/5.1/sharearray/*.lua\n" -- of the same size
       assert.equal("7\t\n", uses(change))
-      assert.equal("7\t\n", uses "touch -d 2001-01-01 tmp/share/lua/5.1/sharearray/view.lua")
+      local longer = [[
+        f=sharearray/view.lua
+        echo >>tmp/share/lua/5.1/$f
+        touch -r "$root"/lua/$f tmp/share/lua/5.1/$f]]
+      assert.equal("7\t\n", uses(longer)) -- of the same time
       assert.equal(ALL, uses(change .. "touch tmp/share/lua/5.1/sharearray/LuaJIT-2.2-x64.bytecode; install"))
       assert.equal("1\n", run "ls tmp/share/lua/5.1/sharearray/*.bytecode | wc -l")
     end)

@@ -18,39 +18,46 @@ if not found then error("sharearray needs LuaJIT, for its FFI; this is " .. _VER
 local status = ffi.new "uint64_t[32]"
 local function stamp(path)
   local AT_FDCWD, STATX_MTIME, STATX_SIZE = -100, 0x40, 0x200
-  if ffi.C.sharearray_statx(AT_FDCWD, path, 0, STATX_MTIME + STATX_SIZE, status) ~= 0 then return nil end
+  if ffi.C.sharearray_stamp(AT_FDCWD, path, 0, STATX_MTIME + STATX_SIZE, status) ~= 0 then return nil end
   return tonumber(status[112 / 8]) .. " " .. tonumber(status[40 / 8])
 end
 
 -- `make install` leaves the modules that every process loads as bytecode beside their sources, see .ci/bytecode:
 -- LuaJIT reads it in a third of the time that it takes to compile those. It is of use to a LuaJIT of the same version
 -- and kind, in the same place, and as long as the sources are the ones it was made of; else they are loaded.
-local function preload(folder)
-  local file = io.open(("%s/%s-%s.bytecode"):format(folder, (jit.version:gsub(" ", "-")), jit.arch), "rb")
-  if not file then return end
-  local text = file:read "*a"
-  file:close()
+local function chunks_of(folder)
   local chunks, at = {}, #folder + 2
-  if text:sub(1, #folder + 1) ~= folder .. "\n" then return end
+  local file = io.open(("%s/%s-%s.bytecode"):format(folder, (jit.version:gsub(" ", "-")), jit.arch), "rb")
+  local text = file and file:read "*a"
+  if file then file:close() end
+  if not text or text:sub(1, #folder + 1) ~= folder .. "\n" then return {} end
   while at <= #text do
-    local _, last, name, made_of, bytes = text:find("^(%l+) (%d+ %d+) (%d+)\n", at)
-    local chunk = last and stamp(("%s/%s.lua"):format(folder, name)) == made_of
-      and loadstring(text:sub(last + 1, last + bytes))
-    if not chunk then return end
-    chunks["sharearray." .. name], at = chunk, last + bytes + 1
+    local _, head, name, made_of, bytes = text:find("^(%l+) (%d+ %d+) (%d+)\n", at)
+    local last = head and head + bytes
+    -- LuaJIT checks nothing of bytecode, not even where it ends.
+    local whole = last and last <= #text and stamp(("%s/%s.lua"):format(folder, name)) == made_of
+    local chunk = whole and loadstring(text:sub(head + 1, last))
+    if not chunk then return {} end
+    chunks["sharearray." .. name], at = chunk, last + 1
   end
-  for name, chunk in pairs(chunks) do package.preload[name] = package.preload[name] or chunk end
+  return chunks
 end
 
+-- A libc without statx, before 2018, means the sources. Another copy of this file may have declared it.
+pcall(ffi.cdef, [[
+  int sharearray_stamp(int directory, const char *path, int flags, unsigned mask, void *status) __asm__("statx");
+]])
 local folder = debug.getinfo(1, "S").source:match "^@(.*)/"
-if folder then
-  -- Another copy may have declared it. A libc without it, before 2018, means the sources.
-  pcall(ffi.cdef, [[int sharearray_statx(int directory, const char *path, int flags, unsigned mask, void *status)
-    __asm__("statx");]])
-  pcall(preload, folder)
-end
+local readable, chunks = pcall(chunks_of, folder)
+if not readable then chunks = {} end
+for name, chunk in pairs(chunks) do package.preload[name] = package.preload[name] or chunk end
 
 local facade = require "sharearray.facade"
 local store = require "sharearray.store"
+
+-- They are loaded. Whoever takes them out of package.loaded, to load another version, gets that one.
+for name, chunk in pairs(chunks) do
+  if package.preload[name] == chunk then package.preload[name] = nil end
+end
 
 return facade.new(store.defaults())
