@@ -283,7 +283,7 @@ run-soak:
 # gcc loses sight of what hangs on a pointer's pointer: the headers of an import's parts, which
 # sharearray_import_delete() frees, and the path of a map, which sharearray_unref() does.
 analyze-gcc: $(addprefix analyze-gcc-,$(notdir $(wildcard core/*.c)))
-analyze-gcc-import.c analyze-gcc-entry.c: flags += -Wno-analyzer-malloc-leak
+analyze-gcc-import.c analyze-gcc-entry.c analyze-gcc-build.c: flags += -Wno-analyzer-malloc-leak
 analyze-gcc-%:
 	gcc $(flags) -O2 -fanalyzer -DSHAREARRAY_ANALYZE -c -o /dev/null core/$*
 
