@@ -1,4 +1,5 @@
---- A whole process: start LuaJIT, require, attach, read one element.
+--- A whole process: start LuaJIT, require, attach, read one element. The library is an installed copy, with its
+-- bytecode, see the Makefile.
 
 local machine = require "support.machine"
 local baseline = require "harness.baseline"

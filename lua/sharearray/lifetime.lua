@@ -75,7 +75,7 @@ end
 function M.close(x)
   owners[x] = nil
   if x.lent ~= 0 then return close_lent(x) end
-  gc(x, nil)
+  gc(x, nil) -- nothing is left for it to do, and it would end whatever LuaJIT is compiling when it runs
   release(x, sizeof(x))
 end
 
