@@ -131,11 +131,15 @@ void sa_changes_delete(sharearray_store *store) {
   if (store->page) sys.munmap(store->page, PAGE);
 }
 
+static void wake(sharearray_store *store, unsigned slot, uint32_t waiters) {
+  sys.futex((const uint32_t *)&store->page->slots[slot].counter, FUTEX_WAKE, waiters, NULL);
+}
+
 void sa_changes_wake(sharearray_store *store, const char *id) {
   unsigned slot = slot_of(id);
   atomic_fetch_add(&store->page->slots[slot].counter, 1);
   atomic_fetch_add(&store->page->total, 1);
-  sys.futex((const uint32_t *)&store->page->slots[slot].counter, FUTEX_WAKE, INT_MAX, NULL);
+  wake(store, slot, INT_MAX);
 }
 
 void sa_changes_bump(sharearray_store *store, const char *id) {
@@ -164,8 +168,7 @@ static bool is_watched(uint32_t mark, uint32_t mine, const char *id) {
 /* Whoever watched and goes wakes another waiter, who takes his place. Without that nobody would see for four
  * looks that the next builder dies too, or this one when the watcher's time is over. */
 static void stop_watching(sharearray_store *store, unsigned slot, uint32_t mine) {
-  if (mine && atomic_compare_exchange_strong(&store->page->slots[slot].alive, &mine, 0))
-    sys.futex((const uint32_t *)&store->page->slots[slot].counter, FUTEX_WAKE, 1, NULL);
+  if (mine && atomic_compare_exchange_strong(&store->page->slots[slot].alive, &mine, 0)) wake(store, slot, 1);
 }
 
 /* While the counter stands still, all that a full look could find is that our builder has died. Of hundreds
@@ -184,7 +187,10 @@ void sharearray_wait(sharearray_store *store, const char *id, const sharearray_t
     if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) break;
     if (!store->page_ino || ticket->recheck != SA_RECHECK) break;
     bool watched = is_watched(atomic_load(&store->page->slots[slot].alive), mine, id);
-    if ((!watched || doubt) && !sa_lock_is_held(store, id)) break;
+    int lock = !watched || doubt ? sa_lock_state(store, id) : SA_LOCK_LIVE;
+    /* A builder that was killed between its unlink and its wake. */
+    if (lock == SA_LOCK_NONE) wake(store, slot, INT_MAX);
+    if (lock != SA_LOCK_LIVE) break;
     if (!watched) atomic_store(&store->page->slots[slot].alive, mine = mark_of(id));
     doubt = watched && !doubt;
     seconds -= bound;

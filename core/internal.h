@@ -190,8 +190,8 @@ int sa_python_look(sharearray_store *store, int fd, const struct stat *st);
 /* Makes the lock, or inherits a dead builder's: HELD. Else LIVE, SUSPECT or HELD_BACK. */
 int sa_lock_take(sharearray_store *store, const struct sa_paths *paths, int *fd, sharearray_owner *owner,
                  char *message);
-/* Whether somebody holds the lock of one of our own builders. */
-bool sa_lock_is_held(const sharearray_store *store, const char *id);
+/* Of one of our own builders: LIVE, HELD for one that is dead (nothing is held, then), NONE. */
+int sa_lock_state(const sharearray_store *store, const char *id);
 /* Whether the next builder of a HELD lock would have to hold back. */
 bool sa_lock_is_held_back(int fd);
 bool sa_lock_is_named(const char *path, int fd);

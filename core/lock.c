@@ -84,15 +84,15 @@ bool sa_lock_is_named(const char *path, int fd) {
   return sys.fstat(fd, &mine) == 0 && sys.lstat(path, &named) == 0 && same_file(&mine, &named);
 }
 
-bool sa_lock_is_held(const sharearray_store *store, const char *id) {
+int sa_lock_state(const sharearray_store *store, const char *id) {
   struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
   struct sa_paths paths;
-  if (sa_names(store, id, &paths, NULL) != 0) return false;
+  if (sa_names(store, id, &paths, NULL) != 0) return SA_LOCK_HELD;
   int fd = sa_open(paths.lock, O_RDWR);
-  if (fd < 0) return false;
+  if (fd < 0) return fd == -ENOENT ? SA_LOCK_NONE : SA_LOCK_HELD;
   bool held = sys.lock(fd, F_OFD_GETLK, &range) == 0 && range.l_type != F_UNLCK;
   sa_process_close(fd);
-  return held;
+  return held ? SA_LOCK_LIVE : SA_LOCK_HELD;
 }
 
 void sa_lock_unlink(const char *path, int fd) {

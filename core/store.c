@@ -125,7 +125,7 @@ void sharearray_store_delete(sharearray_store *store) {
 /* What stands under the entry's name, with the lock's name looked at too: else Python, which looks at
  * the lock first, would wait for ever beside finished data.
  * READY sets *map, EABSENT is the answer where a builder would have to be awaited. */
-static int attach_finished(sharearray_store *store, const struct sa_paths *paths, uint32_t flags,
+static int attach_finished(sharearray_store *store, const char *id, const struct sa_paths *paths, uint32_t flags,
                            sharearray_ticket *ticket, sharearray_map **out, char *message) {
   struct stat st;
   struct sa_map *map = NULL;
@@ -139,6 +139,8 @@ static int attach_finished(sharearray_store *store, const struct sa_paths *paths
     /* Beside no entry it keeps the count of killed builders, for as long as the next one holds back. */
     if (!map && sa_lock_is_held_back(fd)) sa_process_close(fd);
     else sa_lock_bury(store, paths, fd);
+    /* Its builder was killed between its link and its unlink, so that nobody has woken who waits. */
+    if (map) sa_changes_bump(store, id);
   }
   if (lock == SA_LOCK_SUSPECT && !(flags & SHAREARRAY_FINAL)) {
     if (map) sharearray_unref(&map->public);
@@ -216,7 +218,7 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
   /* Read before the look: whatever is published from now on ends the wait. */
   *ticket = (sharearray_ticket){.seen = sharearray_changes_of(store, id), .recheck = SA_RECHECK};
   if (!(flags & SHAREARRAY_REFRESH)) {
-    code = attach_finished(store, &paths, flags, ticket, map, message);
+    code = attach_finished(store, id, &paths, flags, ticket, map, message);
     if (code != SHAREARRAY_EABSENT || (flags & SHAREARRAY_GET)) return code;
   }
   if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(store, &paths))

@@ -105,6 +105,31 @@ describe("a builder killed", function()
     end)
   end
 
+  -- Of those who wait for it one looks whether it lives; the others would do so only now and then.
+  for _, at in ipairs { "linkat:_x.npy:after", "unlink:.npy.lock:before", "unlink:.npy.lock:after" } do
+    it("after its link, at " .. at .. ", keeps nobody longer than the one who finds out", function()
+      local apart = math.huge
+      for _ = 1, 3 do
+        local builder = machine.worker(BUILDER, { "" },
+          { SHAREARRAY_SHM_PATH = directory, LD_PRELOAD = preload, KILL_AT = at })
+        builder:expect("building")
+        local waiters, first, last = {}, math.huge, 0
+        for i = 1, 20 do waiters[i] = machine.worker(WAITER, {}, env) end
+        for _, waiter in ipairs(waiters) do waiter:expect("waiting") end
+        machine.shell "sleep 0.7" -- a state without an event: they are agreed on who looks
+        builder:tell()
+        assert.equal(-9, (builder:wait()))
+        for _, waiter in ipairs(waiters) do
+          local got = tonumber(waiter:finish():match("got ([%d.]+)"))
+          first, last = math.min(first, got), math.max(last, got)
+        end
+        apart = math.min(apart, last - first)
+        assert(sharearray.free("x", { shm_path = directory }))
+      end
+      assert.is_true(apart < 0.1, ("the last came %.0f ms after the first"):format(apart * 1e3))
+    end)
+  end
+
   it("before its unlock leaves no lock for a Python process that comes next", function()
     local builder = machine.worker(BUILDER, { "" },
       { SHAREARRAY_SHM_PATH = directory, LD_PRELOAD = preload, KILL_AT = "unlink:.npy.lock:before" })
