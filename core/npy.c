@@ -26,13 +26,18 @@ struct text {
 
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
-static void skip_space(struct text *text) {
+static void skip_spaces(struct text *text) {
   static const char spaces[8] = "        "; /* headers are filled up with them: some fifty, of a hundred bytes */
   const char *at = text->at, *end = text->end;
-  if (at == end || *at > ' ') return;
   while (end - at >= 8 && memcmp(at, spaces, sizeof spaces) == 0) at += 8;
   while (at < end && is_space(*at)) at++;
   text->at = at;
+}
+
+/* Where there is any, it is one space as a rule. */
+static inline void skip_space(struct text *text) {
+  if (text->at < text->end && *text->at == ' ') text->at++;
+  if (text->at < text->end && *text->at <= ' ') skip_spaces(text);
 }
 
 static bool next_is(struct text *text, char c) {
@@ -307,32 +312,48 @@ static int read_descr(struct text *text, const char *file, sharearray_npy *npy, 
   return 0;
 }
 
+enum { DESCR = 1, FORTRAN = 2, SHAPE = 4 };
+
+static inline bool take_quoted(struct text *text, const char *word, size_t length) {
+  if ((size_t)(text->end - text->at) < length + 2) return false;
+  char quote = *text->at;
+  if ((quote != '\'' && quote != '"') || text->at[length + 1] != quote) return false;
+  if (memcmp(text->at + 1, word, length) != 0) return false;
+  text->at += length + 2;
+  return true;
+}
+
+static int take_key(struct text *text, unsigned *key, char *message) {
+  struct text other;
+  *key = 0;
+  skip_space(text);
+  if (take_quoted(text, "descr", 5)) *key = DESCR;
+  else if (take_quoted(text, "fortran_order", 13)) *key = FORTRAN;
+  else if (take_quoted(text, "shape", 5)) *key = SHAPE;
+  if ((!*key && !take_string(text, &other)) || !take(text, ':'))
+    return sa_fail(message, SHAREARRAY_ECORRUPT, "its header is no dict of names");
+  return *key ? 0 : sa_fail(message, SHAREARRAY_ECORRUPT, "its header has an unknown key");
+}
+
+static int read_order(struct text *text, sharearray_npy *npy, char *message) {
+  npy->fortran = take_word(text, "True");
+  if (npy->fortran || take_word(text, "False")) return 0;
+  return sa_fail(message, SHAREARRAY_ECORRUPT, "its fortran_order is neither True nor False");
+}
+
 static int read_dict(struct text text, const char *file, sharearray_npy *npy, char *message) {
-  enum { DESCR = 1, FORTRAN = 2, SHAPE = 4 };
-  unsigned seen = 0, key_bit;
+  unsigned seen = 0, key;
   bool comma = true;
   if (!take(&text, '{')) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header is no dict");
   while (!take(&text, '}')) {
-    struct text key;
-    int code = 0;
-    if (!comma || !take_string(&text, &key) || !take(&text, ':'))
-      return sa_fail(message, SHAREARRAY_ECORRUPT, "its header is no dict of names");
-    size_t length = (size_t)(key.end - key.at);
-    if (length == 5 && memcmp(key.at, "descr", 5) == 0) {
-      key_bit = DESCR;
-      code = read_descr(&text, file, npy, message);
-    } else if (length == 5 && memcmp(key.at, "shape", 5) == 0) {
-      key_bit = SHAPE;
-      code = read_shape(&text, npy, message);
-    } else if (length == 13 && memcmp(key.at, "fortran_order", 13) == 0) {
-      key_bit = FORTRAN;
-      npy->fortran = take_word(&text, "True");
-      if (!npy->fortran && !take_word(&text, "False"))
-        code = sa_fail(message, SHAREARRAY_ECORRUPT, "its fortran_order is neither True nor False");
-    } else return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has an unknown key");
+    if (!comma) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header is no dict of names");
+    int code = take_key(&text, &key, message);
+    if (code == 0 && key == DESCR) code = read_descr(&text, file, npy, message);
+    else if (code == 0 && key == SHAPE) code = read_shape(&text, npy, message);
+    else if (code == 0) code = read_order(&text, npy, message);
     if (code) return code;
-    if (seen & key_bit) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has a key twice");
-    seen |= key_bit;
+    if (seen & key) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header has a key twice");
+    seen |= key;
     comma = take(&text, ',');
   }
   skip_space(&text);
