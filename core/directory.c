@@ -19,7 +19,7 @@ static bool settled(const sharearray_store *store, struct timespec *changed, uin
   struct stat st;
   struct timespec now;
   if (store->disk) return false; /* some keep times in whole seconds */
-  if (sys.lstat(store->dot, &st) != 0 || st.st_dev != store->dev || st.st_ino != store->ino) return false;
+  if (sys.stat(store->shm_path, &st) != 0 || st.st_dev != store->dev || st.st_ino != store->ino) return false;
   clock_gettime(CLOCK_REALTIME_COARSE, &now);
   bool same = st.st_mtim.tv_sec == changed->tv_sec && st.st_mtim.tv_nsec == changed->tv_nsec;
   int64_t age = (int64_t)(now.tv_sec - st.st_mtim.tv_sec) * 1000000000 + (now.tv_nsec - st.st_mtim.tv_nsec);

@@ -52,7 +52,6 @@ struct sharearray_store {
   char *shm_path;
   char *prefix;
   char *stem; /* what the path of every file begins with: <shm_path>/<prefix> */
-  char *dot;  /* <shm_path>/. : the directory, where shm_path may be a symbolic link to it */
   int32_t mode;
   int64_t owner;
   uint32_t uid; /* who owns what is built here: `owner`, else the effective uid */

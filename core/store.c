@@ -79,9 +79,7 @@ static int fill(sharearray_store *store, const sharearray_options *options, char
   store->prefix = strdup(options->prefix);
   store->trust = calloc(options->trusted + 1, sizeof *store->trust);
   store->stem = join(store->shm_path, store->prefix);
-  store->dot = join(store->shm_path, ".");
-  if (!store->prefix || !store->stem || !store->dot || !store->trust)
-    return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  if (!store->prefix || !store->stem || !store->trust) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   if (options->trusted) memcpy(store->trust, options->trust, options->trusted * sizeof *store->trust);
   store->trusted = options->trusted;
   if (sys.statfs(store->shm_path, &fs) != 0) return sa_fail_errno(message, "cannot use shm_path %s", store->shm_path);
@@ -116,7 +114,6 @@ void sharearray_store_delete(sharearray_store *store) {
   free(store->shm_path);
   free(store->prefix);
   free(store->stem);
-  free(store->dot);
   free(store->trust);
   free(store->suspects);
   free(store);

@@ -46,6 +46,15 @@ describe("a hot loop", function()
     assert.equal(8, loops, said)
   end)
 
+  it("compiles after whatever number of calls that were no hits, which LuaJIT failed to compile", function()
+    local said, done = machine.shell(run .. machine.luajit .. HOT .. "revived 150000")
+    assert.is_true(done, said)
+    local traces = {}
+    for name, count in said:gmatch "(%S+)\t(%d+)" do traces[name] = tonumber(count) end
+    assert.is_true(traces.hit > 0, "a loop of cache was not compiled")
+    assert.is_true(traces.get > 0, "a loop of get was not compiled")
+  end)
+
   -- Per pass: the difference of two runs, so that the start of the process does not count. The clock stands
   -- still and addresses are the same each time, else LuaJIT would not always compile the same.
   local function count(what, passes, flags)

@@ -25,6 +25,8 @@ function facade.new(defaults)
   --- The view of `id`, or `nil, message, "absent"`.
   function M.get(id, opts) return default:get(id, opts) end
 
+  store.on_hit_path(default, M.cache, M.get)
+
   --- Builds anew and replaces in one step.
   function M.refresh(id, source, opts) return default:refresh(id, source, opts) end
 

@@ -73,7 +73,7 @@ end
 
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
 function M.close(x)
-  owners[x] = nil
+  if owners[x] then owners[x] = nil end -- or LuaJIT would make room for the key
   if x.lent ~= 0 then return close_lent(x) end
   gc(x, nil) -- nothing is left for it to do, and it would end whatever LuaJIT is compiling when it runs
   release(x, sizeof(x))

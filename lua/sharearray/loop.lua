@@ -11,7 +11,8 @@ return {
   --- Milliseconds that only grow. Of all that a hit does, the call into C costs most: an adapter may put its
   -- loop's cached time here, at load time only, as what is remembered in one clock's time is not compared
   -- with another's.
-  now = function() return C.sharearray_clock() end,
+  -- In brackets: LuaJIT fails to compile a function that ends in a call into C, and in time gives it up.
+  now = function() return (C.sharearray_clock()) end,
   --- Something was looked up that is no hit: every now and then, as long as the library is used.
   looked = ignore,
   --- A build was begun. If its coroutine is dropped, only the collector can tell.

@@ -19,24 +19,23 @@ local memo = {}
 --- Takes an id out of the memo.
 function memo:forget(id)
   if not self.memo[id] then return end
-  self.memo[id], self.fresh[id] = nil, nil
+  self.memo[id], self.tables[id], self.counters[id], self.failures[id], self.fresh[id] = nil, nil, nil, nil, nil
   loop.dropped()
 end
 
 -- Its user may have closed the view: the map is gone then.
-local function is_current(self, id, entry)
-  local pin = entry.pin
+local function is_current(self, id, pin)
   return pin.map ~= nil and current(self.handle, id, view.map(pin)) == 1
 end
 
 -- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that
 -- old versions do not pin memory.
 function memo:drop_outdated(total)
-  for id, entry in pairs(self.memo) do
+  for id, pin in pairs(self.memo) do
     local counter = C.sharearray_changes_of(self.handle, id)
-    if counter ~= entry.counter then
-      if is_current(self, id, entry) then
-        entry.counter = counter
+    if counter ~= self.counters[id] then
+      if is_current(self, id, pin) then
+        self.counters[id] = counter
       else
         self:forget(id)
       end
@@ -47,14 +46,14 @@ end
 
 --- Whether what is in the memo still stands under the id.
 function memo:is_current(id)
-  local entry = self.memo[id]
-  return entry ~= nil and is_current(self, id, entry)
+  local pin = self.memo[id]
+  return pin ~= nil and is_current(self, id, pin)
 end
 
 --- Seconds since what is in the memo was published; 0 for what is not there.
 function memo:age(id)
-  local entry = self.memo[id]
-  local map = entry and view.map(entry.pin)
+  local pin = self.memo[id]
+  local map = pin and view.map(pin)
   return map and map ~= nil and C.sharearray_age(map) or 0
 end
 
@@ -74,8 +73,11 @@ end
 --- The value in the memo if it still is what stands under the id, else nil. See `lookup`, which asks this
 -- unless the memo is empty.
 function memo:look(id)
-  local total, now = self.changes[0], loop.now()
+  local total = self.changes[0]
   if total ~= self.seen then self:drop_outdated(total) end
+  local pin = self.memo[id]
+  if not pin or pin.map == nil then return nil end -- its user may have closed the view
+  local now = loop.now()
   if self.closings ~= view.closings then
     self.fresh, self.closings = {}, view.closings
   end
@@ -83,16 +85,14 @@ function memo:look(id)
     look_at_directory(self)
     self.until_ = now + self.RECHECK
   end
-  local entry = self.memo[id]
-  if not entry then return nil end
   if self.fresh[id] == nil then
-    if not is_current(self, id, entry) then
+    if not is_current(self, id, pin) then
       self:forget(id)
       return nil
     end
-    self.fresh[id] = entry.value
+    self.fresh[id] = self.tables[id] or pin
   end
-  return entry.value
+  return self.fresh[id]
 end
 
 return memo

@@ -27,6 +27,7 @@ local READY, BUILD, WAIT, GET = C.SHAREARRAY_READY, C.SHAREARRAY_BUILD, C.SHAREA
 local FOR_EVER = math.huge
 local attach, remember = C.sharearray_attach, place_.remember
 local new_ticket = ffi.typeof("sharearray_ticket")
+local spare -- the ticket of an attach that is over. While one goes on, a finalizer may begin another.
 
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local map_out = ffi.new("sharearray_map *[1]")
@@ -48,7 +49,7 @@ end
 --- `value`, or a newer one if it has grown too old or the origin has one. See sharearray.renewal.
 function M.renewed(self, id, source, value)
   local settings = self.settings
-  if source == nil or not (settings.max_age or settings.origin) then return value end
+  if not (settings.max_age or settings.origin) or source == nil then return value end
   return renewal.renewed(self, id, source, value)
 end
 
@@ -60,7 +61,8 @@ end
 -- @return[2] nil, message, code
 function M.obtain(self, id, source, flags)
   local place, settings = self.place, self.settings
-  local ticket = new_ticket()
+  local ticket = spare or new_ticket()
+  spare = nil
   local deadline = settings.timeout >= 0 and wait.deadline(settings) or nil
   local me = settings.sleep and builders.current()
   local round = 0
@@ -77,6 +79,7 @@ function M.obtain(self, id, source, flags)
       map_out, build_out, message)
     if step == READY then
       local value, text, code = remember(self, id, map_out[0], ticket.seen, looked)
+      spare = ticket
       if value == nil then return nil, text, code end
       return M.renewed(self, id, source, value)
     end

@@ -34,7 +34,10 @@ local places = M.places
 -- find the place shut, not its handle dangling.
 local function delete_store(handle)
   for key, place in pairs(places) do
-    if place.handle == handle then place.handle, place.memo, place.fresh, places[key] = nil, {}, {}, nil end
+    if place.handle == handle then
+      place.handle, place.memo, place.tables, place.fresh = nil, {}, {}, {}
+      places[key] = nil
+    end
   end
   C.sharearray_store_delete(handle)
 end
@@ -66,7 +69,12 @@ function M.open(settings, level)
     handle = handle,
     path = settings.shm_path .. "/" .. settings.prefix,
     prefix = settings.prefix,
+    -- By the id: what pins the map of what is in the memo, a view or, for a bundle, an owner; the table of a
+    -- bundle; the id's counter; and when its rebuild failed.
     memo = {},
+    tables = {},
+    counters = {},
+    failures = {},
     fresh = {},
     until_ = 0,
     aging = {},
@@ -145,7 +153,10 @@ function M.remember(store, id, map, counter, looked)
       problem), code
   end
   if self.memo[id] then loop.dropped() end
-  self.memo[id] = { value = value, pin = pin, counter = counter }
+  self.memo[id], self.counters[id] = pin, counter
+  local of_bundle = type(value) == "table" and value or nil
+  if of_bundle or self.tables[id] then self.tables[id] = of_bundle end
+  if self.failures[id] then self.failures[id] = nil end
   self.fresh[id] = self.until_ <= looked + self.RECHECK and value or nil
   return value
 end

@@ -27,15 +27,14 @@ local function retry_pause(max_age) return math.max(RETRY_MIN, math.min(max_age,
 -- For all processes to see; and for this one, should another id's failure take the place of it.
 local function note_failure(place, id)
   C.sharearray_note_failure(place.handle, id)
-  local entry = place.memo[id]
-  if entry then entry.failed = C.sharearray_clock() end
+  if place.memo[id] then place.failures[id] = C.sharearray_clock() end
 end
 
 local function failed_lately(place, id, max_age)
   local age = C.sharearray_failure_age(place.handle, id)
   if age < 0 then
-    local entry = place.memo[id]
-    age = entry and entry.failed and (C.sharearray_clock() - entry.failed) / 1000 or math.huge
+    local failed = place.failures[id]
+    age = failed and (C.sharearray_clock() - failed) / 1000 or math.huge
   end
   return age < retry_pause(max_age)
 end

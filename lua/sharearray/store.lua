@@ -15,6 +15,7 @@ local C = require("sharearray.library").C
 
 local build = lazy "sharearray.build"
 local options = lazy "sharearray.options"
+local warmup = lazy "sharearray.warmup"
 
 local type, valid_id = type, C.sharearray_valid_id
 
@@ -54,10 +55,20 @@ function M.new(opts, base)
   return new(opts and options.overlay(opts, base, 2) or base)
 end
 
+local paths = {} -- those that hits of users take, see sharearray.warmup
+local calls = 0
+
+--- `cache` and `get` are functions of an id that call the store's methods.
+function M.on_hit_path(store, cache, get) paths[#paths + 1] = { store, cache, get } end
+
 --- The store's place; nil, message, code where it cannot be opened.
 function M.open(self, level)
   loop.looked()
-  if self.place.handle then return self.place end -- else it is unopened, or shut
+  if self.place.handle then -- else it is unopened, or shut
+    calls = calls + 1
+    if calls % 500 == 0 then warmup.run(self, paths) end
+    return self.place
+  end
   local place, text, code = place_.open(self.settings, level + 1)
   if not place then return nil, text, code end
   self.place = place

@@ -4,6 +4,7 @@
 --   attach    attach and close
 --   element   sum through v(i)
 --   traces    all of them, and more; says `<loop> <traces> <aborts>` of what LuaJIT recorded
+--   revived   the same of hits and of gets, after so many calls that were none
 --   calls     hits between two calls of gettid, for strace to look at
 
 local ffi = require "ffi"
@@ -97,6 +98,13 @@ if what == "traces" then
   for _, name in ipairs { "hit", "get", "decorated", "element", "elements_2d", "gather", "data", "row" } do
     record(name, count)
   end
+elseif what == "revived" then
+  for _ = 1, count do
+    sharearray.get "absent"
+    sharearray.cache("absent", function() return nil, "no data" end)
+  end
+  record("hit", 20 * count)
+  record("get", 20 * count)
 elseif what == "calls" then
   ffi.cdef "int gettid(void);"
   loops.hit(20000)

@@ -1,0 +1,70 @@
+--- Keeps what hits run through compiled, whatever else a program does.
+--
+-- LuaJIT compiles a function when it has been called a hundred times. If that fails, it tries again after twice as
+-- many calls; after some ten failures it gives the function up for ever, and with it every loop that calls it: hits
+-- would take thirty times longer from then on. Calls that are no hits are such failures, since none of what they do
+-- is to be compiled into a hit, see sharearray.store. But a function that is compiled is counted no more. So every so
+-- many calls that are no hits, what is not compiled yet gets hits in a row, of an id that nobody else can ask for.
+-- @module sharearray.warmup
+
+local bit = require "bit"
+local util = require "jit.util"
+local view = require "sharearray.view"
+
+local M = {}
+
+local ID = "" -- no valid id
+local STEP = 100
+local MOST = 70000 -- hits; the longest that LuaJIT waits is 60,000 calls
+
+local function opcode(f) return bit.band(util.funcbc(f, 0), 0xff) end
+
+-- Of a function that is counted: compiled, or given up, it begins with another one.
+local COUNTED = opcode(function() end)
+
+-- Whether it should get hits; if it was given up already, that is taken back.
+local function is_wanted(f)
+  jit.on(f)
+  return opcode(f) == COUNTED
+end
+
+local function repeat_method(store, method)
+  for _ = 1, MOST, STEP do
+    if not is_wanted(method) then return end
+    for _ = 1, STEP do method(store, ID) end
+  end
+end
+
+local function repeat_call(call)
+  for _ = 1, MOST, STEP do
+    if not is_wanted(call) then return end
+    for _ = 1, STEP do call(ID) end
+  end
+end
+
+-- Compiled, these loops would have the functions in them, which would not be called any more.
+jit.off(repeat_method)
+jit.off(repeat_call)
+
+--- Makes the hits. To be called now and then, at calls that are none.
+-- @param store its place is open
+-- @tparam table paths lists of a store, and functions of an id that are its `cache` and its `get`
+function M.run(store, paths)
+  if not jit.status() then return end
+  local place = store.place
+  local fresh, until_, seen, closings = place.fresh, place.until_, place.seen, place.closings
+  -- A finalizer that asks for an array in the midst of this finds nothing fresh, and looks.
+  place.fresh, place.until_ = { [ID] = place.changes }, math.huge
+  place.seen, place.closings = place.changes[0], view.closings
+  repeat_method(store, store.cache)
+  repeat_method(store, store.get)
+  for _, path in ipairs(paths) do
+    if path[1].place == place then
+      repeat_call(path[2])
+      repeat_call(path[3])
+    end
+  end
+  place.fresh, place.until_, place.seen, place.closings = fresh, until_, seen, closings
+end
+
+return M
