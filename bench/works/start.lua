@@ -20,6 +20,7 @@ local samples = measure.rounds(measure.choose(201, 61), {
 })
 local slow = measure.rounds(measure.choose(15, 5), {
   { "ours", run(machine.luajit, "bench/programs/first_element.lua", "start") },
+  { "bare", run(machine.luajit, "bench/programs/bare_element.lua", path) },
   { "python", run("/usr/bin/python3", "bench/programs/first_element.py", path) },
 })
 local WORK = "whole process: start, require, attach, read one element"
@@ -29,4 +30,7 @@ measure.row { work = WORK, against = "luajit -e ''", ours = samples.ours, theirs
   met = measure.median(more) <= 1e-3, reach = "at most 1 ms more" }
 measure.row { work = WORK, against = "Python: import numpy, open_memmap", ours = slow.ours, theirs = slow.python,
   unit = "ms", ahead = 40 }
+-- What is left of the start where there is no library at all.
+measure.row { work = "the same without the library: the system calls of an attach by FFI, nothing else",
+  against = "Python: import numpy, open_memmap", ours = slow.bare, theirs = slow.python, unit = "ms" }
 sharearray.free "start"
