@@ -29,6 +29,31 @@ describe("one process", function()
     assert.equal("absent", inner.get[3])
   end)
 
+  -- Of the calls that are no hits every 500th does more, see sharearray.warmup; here it is a finalizer's.
+  for _, before in ipairs { 498, 998 } do
+    it("may be in a finalizer, after " .. before .. " calls, and the memo goes on as ever", function()
+      local said = machine.worker([[
+        assert(sharearray.refresh("x", sharearray.array { 1 }))
+        for _ = 1, ... do sharearray.get "absent" end
+        local p, problem = newproxy(true)
+        getmetatable(p).__gc = function()
+          for _ = 1, 5 do
+            local ok, text = pcall(sharearray.get, "absent")
+            if not ok then problem = text end
+          end
+        end
+        p = nil
+        collectgarbage()
+        assert(sharearray.get "x")
+        assert(os.remove(os.getenv "SHAREARRAY_SHM_PATH" .. "/sharearray_x.npy"))
+        local stop = now() + 5
+        repeat until not sharearray.get "x" or now() > stop
+        say(tostring(problem), tostring((sharearray.get "x")))
+      ]], { tostring(before) }, { SHAREARRAY_SHM_PATH = directory }):finish()
+      assert.equal("nil nil\n", said)
+    end)
+  end
+
   it("may build one id inside the build of another", function()
     local view = assert(store:cache("outer", function()
       return assert(store:cache("inner", sharearray.array({ 1, 2 })))

@@ -65,6 +65,7 @@ local function close(self)
   if not class then error("not an array; methods are called with a colon, as in v:close()", 2) end
   view.closings = view.closings + 1
   lifetime.close(self)
+  view.closings = view.closings + 1 -- a finalizer may have asked for it meanwhile, and found it open
 end
 
 local function length(self)

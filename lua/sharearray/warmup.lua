@@ -22,49 +22,48 @@ local function opcode(f) return bit.band(util.funcbc(f, 0), 0xff) end
 -- Of a function that is counted: compiled, or given up, it begins with another one.
 local COUNTED = opcode(function() end)
 
--- Whether it should get hits; if it was given up already, that is taken back.
-local function is_wanted(f)
-  jit.on(f)
-  return opcode(f) == COUNTED
-end
-
 local function repeat_method(store, method)
   for _ = 1, MOST, STEP do
-    if not is_wanted(method) then return end
+    if opcode(method) ~= COUNTED then return end
     for _ = 1, STEP do method(store, ID) end
   end
 end
 
 local function repeat_call(call)
   for _ = 1, MOST, STEP do
-    if not is_wanted(call) then return end
+    if opcode(call) ~= COUNTED then return end
     for _ = 1, STEP do call(ID) end
   end
 end
 
--- Compiled, these loops would have the functions in them, which would not be called any more.
-jit.off(repeat_method)
-jit.off(repeat_call)
+local function repeat_all(store, paths)
+  repeat_method(store, store.cache)
+  repeat_method(store, store.get)
+  for _, path in ipairs(paths) do
+    if path[1].place == store.place then
+      repeat_call(path[2])
+      repeat_call(path[3])
+    end
+  end
+end
+
+-- Compiled, the loops would have the functions in them, which would not be called any more. A finalizer is not
+-- allowed to say so; nothing is compiled in one anyway, and the next warm-up is soon.
+local function interpret_loops() return pcall(jit.off, repeat_method) and pcall(jit.off, repeat_call) end
 
 --- Makes the hits. To be called now and then, at calls that are none.
 -- @param store its place is open
 -- @tparam table paths lists of a store, and functions of an id that are its `cache` and its `get`
 function M.run(store, paths)
-  if not jit.status() then return end
+  if not jit.status() or not interpret_loops() then return end
   local place = store.place
   local fresh, until_, seen, closings = place.fresh, place.until_, place.seen, place.closings
   -- A finalizer that asks for an array in the midst of this finds nothing fresh, and looks.
   place.fresh, place.until_ = { [ID] = place.changes }, math.huge
   place.seen, place.closings = place.changes[0], view.closings
-  repeat_method(store, store.cache)
-  repeat_method(store, store.get)
-  for _, path in ipairs(paths) do
-    if path[1].place == place then
-      repeat_call(path[2])
-      repeat_call(path[3])
-    end
-  end
+  local done, problem = pcall(repeat_all, store, paths) -- Ctrl-C, say
   place.fresh, place.until_, place.seen, place.closings = fresh, until_, seen, closings
+  if not done then error(problem, 0) end
 end
 
 return M
