@@ -103,6 +103,7 @@ build = {
     ["sharearray.torch"] = "lua/sharearray/torch.lua",
     ["sharearray.view"] = "lua/sharearray/view.lua",
     ["sharearray.wait"] = "lua/sharearray/wait.lua",
+    ["sharearray.warmup"] = "lua/sharearray/warmup.lua",
   },
   install = { bin = { "bin/sharearray" } },
 }
