@@ -54,6 +54,21 @@ describe("one process", function()
     end)
   end
 
+  it("may collect all garbage before hits are warmed up", function()
+    local said = machine.worker([[
+      assert(sharearray.cache("x", sharearray.array { 1 }))
+      local warmup = require "sharearray.warmup"
+      collectgarbage()
+      collectgarbage()
+      local others = {}
+      for i = 1, 20000 do others[i] = ffi.new("uint32_t[1]", 7) end
+      for _ = 1, 1000 do sharearray.get "absent" end
+      local begins = require("jit.util").funcbc(sharearray.get, 0) % 256
+      say(warmup ~= nil, begins ~= require("jit.util").funcbc(function() end, 0) % 256)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory }):finish()
+    assert.equal("true true\n", said)
+  end)
+
   it("may build one id inside the build of another", function()
     local view = assert(store:cache("outer", function()
       return assert(store:cache("inner", sharearray.array({ 1, 2 })))

@@ -6,6 +6,9 @@
 
 local ffi = require "ffi"
 
+-- Where a finalizer is the first to use a module, LuaJIT never leaves a loop over `pairs` that it has compiled.
+jit.off(true, true)
+
 local lazy = {}
 local known = {} -- the names of all modules that were asked for
 
