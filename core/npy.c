@@ -314,6 +314,7 @@ static int read_descr(struct text *text, const char *file, sharearray_npy *npy, 
 
 enum { DESCR = 1, FORTRAN = 2, SHAPE = 4 };
 
+/* This very string, in quotes of either kind: what nearly all headers have for keys, without cutting it out first. */
 static inline bool take_quoted(struct text *text, const char *word, size_t length) {
   if ((size_t)(text->end - text->at) < length + 2) return false;
   char quote = *text->at;

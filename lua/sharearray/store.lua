@@ -56,6 +56,7 @@ function M.new(opts, base)
 end
 
 local paths = {} -- those that hits of users take, see sharearray.warmup
+local WARM_UP = 500 -- calls that are no hits between two warm-ups; LuaJIT gives up after some 100,000
 local calls = 0
 
 --- `cache` and `get` are functions of an id that call the store's methods.
@@ -66,7 +67,7 @@ function M.open(self, level)
   loop.looked()
   if self.place.handle then -- else it is unopened, or shut
     calls = calls + 1
-    if calls % 500 == 0 then warmup.run(self, paths) end
+    if calls % WARM_UP == 0 then warmup.run(self, paths) end
     return self.place
   end
   local place, text, code = place_.open(self.settings, level + 1)
