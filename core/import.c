@@ -30,7 +30,8 @@ enum {
 
 /* An array of the source; or the extra member, whose array.kind is 0. */
 struct part {
-  sharearray_member from; /* array.offset counts from the start of the content */
+  sharearray_member from;
+  sharearray_npy array; /* its offsets count from the start of the content */
   struct sa_packed packed;
   struct sa_swaps swaps; /* none: little-endian */
   char *header;          /* our own */
@@ -71,7 +72,7 @@ static int no_memory(char *message) { return sa_fail(message, SHAREARRAY_EIO, "o
 static int read_header(sharearray_import *import, struct part *part, char *message) {
   uint64_t size = part->from.size < FIRST_READ ? part->from.size : FIRST_READ;
   uint64_t whole = part->from.size < WHOLE_HEADER ? part->from.size : WHOLE_HEADER;
-  sharearray_npy *npy = &part->from.array;
+  sharearray_npy *npy = &part->array;
   int is_short, code = sa_source_begin(&import->source, part->from.offset, &part->packed, message);
   if (code == 0) code = sa_source_read(&import->source, import->chunk, size, message);
   if (code) return code;
@@ -84,7 +85,7 @@ static int read_header(sharearray_import *import, struct part *part, char *messa
 
 static int make_header(const sharearray_import *import, struct part *part, char *message) {
   char descr[HEADER], header[HEADER];
-  const sharearray_npy *npy = &part->from.array;
+  const sharearray_npy *npy = &part->array;
   int code = npy->order == '>' ? sa_npy_turn(import->chunk, npy, &part->swaps, message) : 0;
   if (code) return code;
   int length = sa_spell_dtype(npy, import->chunk, descr, sizeof descr)
@@ -101,11 +102,11 @@ static int make_header(const sharearray_import *import, struct part *part, char 
 
 /* Whether there is more in its elements than numbers that are swapped. */
 static bool has_gaps(const struct part *part) {
-  return part->swaps.count && !sa_swaps_fill(&part->swaps, part->from.array.itemsize);
+  return part->swaps.count && !sa_swaps_fill(&part->swaps, part->array.itemsize);
 }
 
 static int add_array(sharearray_import *import, struct part *part, char *message) {
-  const sharearray_npy *npy = &part->from.array;
+  const sharearray_npy *npy = &part->array;
   struct sa_fortran order;
   int code = read_header(import, part, message);
   if (code) return code;
@@ -364,7 +365,7 @@ static uint64_t data_offset(const sharearray_import *import) {
 /* Past the header of the source, and our own in its place. */
 static int begin_array(sharearray_import *import, sharearray_draft *draft, char *message) {
   const struct part *part = &import->parts[import->at];
-  const sharearray_npy *npy = &part->from.array;
+  const sharearray_npy *npy = &part->array;
   int code = sa_source_begin(&import->source, part->from.offset, &part->packed, message);
   if (code == 0) code = sa_source_read(&import->source, import->chunk, npy->offset, message);
   if (code) return code;
@@ -380,7 +381,7 @@ static int begin_array(sharearray_import *import, sharearray_draft *draft, char 
 /* Up to a multiple of CHUNK in the draft, where data begins at one of 64: no number is cut in two. Or
  * whole elements; in Fortran order a piece of that. */
 static uint64_t chunk_size(const sharearray_import *import, const struct part *part) {
-  const sharearray_npy *npy = &part->from.array;
+  const sharearray_npy *npy = &part->array;
   if (import->order.ndim) return npy->itemsize * sa_fortran_piece(&import->order, import->copied / npy->itemsize);
   uint64_t left = npy->nbytes - import->copied, size = CHUNK - (data_offset(import) + import->copied) % CHUNK;
   if (has_gaps(part)) size = import->room / npy->itemsize * npy->itemsize;
@@ -389,7 +390,7 @@ static uint64_t chunk_size(const sharearray_import *import, const struct part *p
 
 static int copy_chunk(sharearray_import *import, sharearray_draft *draft, uint64_t *moved, char *message) {
   const struct part *part = &import->parts[import->at];
-  const sharearray_npy *npy = &part->from.array;
+  const sharearray_npy *npy = &part->array;
   uint64_t size = chunk_size(import, part), offset = data_offset(import);
   int code = sa_source_read(&import->source, import->chunk, size, message);
   if (code) return code;
@@ -412,7 +413,7 @@ static int copy_chunk(sharearray_import *import, sharearray_draft *draft, uint64
 
 /* The checksum of what was scattered over memory. */
 static void sum_chunk(sharearray_import *import, const sharearray_draft *draft, uint64_t *moved) {
-  uint64_t nbytes = import->parts[import->at].from.array.nbytes, left = nbytes - import->summed;
+  uint64_t nbytes = import->parts[import->at].array.nbytes, left = nbytes - import->summed;
   uint64_t size = left < CHUNK ? left : CHUNK;
   const char *data = memory_at(draft, data_offset(import) + import->summed);
   import->crc_out = sharearray_crc32(import->crc_out, data, size);
@@ -423,7 +424,7 @@ static void sum_chunk(sharearray_import *import, const sharearray_draft *draft, 
 
 static int end_array(sharearray_import *import, char *message) {
   const struct part *part = &import->parts[import->at];
-  uint64_t nbytes = part->from.array.nbytes;
+  uint64_t nbytes = part->array.nbytes;
   int code = 0;
   if (import->bundle) {
     uint32_t crc = sa_crc32_combine(import->header_crc_in, import->crc_in, nbytes);
@@ -462,7 +463,7 @@ static int put_frames(sharearray_import *import, sharearray_draft *draft, char *
 static int advance_part(sharearray_import *import, sharearray_draft *draft, uint64_t *moved, char *message) {
   switch (import->state) {
   case BEGIN:
-    if (import->parts[import->at].from.array.kind == 0) return put_extra(import, draft, message);
+    if (import->parts[import->at].array.kind == 0) return put_extra(import, draft, message);
     return begin_array(import, draft, message);
   case COPY: return copy_chunk(import, draft, moved, message);
   case SUM: sum_chunk(import, draft, moved); return 0;

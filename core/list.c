@@ -33,7 +33,7 @@ static int look_entry(sharearray_store *store, const struct sa_paths *paths, sha
   info->array = map->public.array;
   size_t shown = info->array.descr_length < sizeof info->descr ? info->array.descr_length : sizeof info->descr;
   memcpy(info->descr, (const char *)map->public.base + info->array.descr_offset, shown);
-  for (uint64_t i = 0; i < map->public.count; i++) info->members += map->public.members[i].array.kind != 0;
+  for (uint64_t i = 0; i < map->public.count; i++) info->members += map->public.members[i].array != NULL;
   sharearray_unref(&map->public);
   return entry;
 }

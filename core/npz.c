@@ -35,13 +35,21 @@ enum {
 static const uint32_t LOCAL_MAGIC = 0x04034b50, CENTRAL_MAGIC = 0x02014b50, END_MAGIC = 0x06054b50,
                       END64_MAGIC = 0x06064b50, LOCATOR64_MAGIC = 0x07064b50;
 
-static uint64_t load(const unsigned char *at, int bytes) {
-  uint64_t value = 0;
-  while (bytes--) value = value << 8 | at[bytes];
-  return value;
+/* Written out, or compilers would not make single loads of them. */
+static uint32_t load16(const unsigned char *at) { return (uint32_t)at[0] | (uint32_t)at[1] << 8; }
+
+static uint32_t load32(const unsigned char *at) {
+  return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
 }
 
+static uint64_t load64(const unsigned char *at) { return load32(at) | (uint64_t)load32(at + 4) << 32; }
+
 /* ---- Reading ---- */
+
+bool sa_zip_is_array(const sharearray_member *member) {
+  const uint32_t dot_npy = 0x79706e2e;
+  return member->name_length > 4 && load32((const unsigned char *)member->name + member->name_length - 4) == dot_npy;
+}
 
 static int corrupt(char *message, const char *reason) { return sa_fail(message, SHAREARRAY_ECORRUPT, "%s", reason); }
 
@@ -54,27 +62,27 @@ static const unsigned char *find_end(const struct sa_zip *zip) {
   if (lowest < zip->origin) lowest = zip->origin;
   for (uint64_t at = zip->length - END + 1; at-- > lowest;) {
     const unsigned char *record = bytes_at(zip, at);
-    if (load(record, 4) == END_MAGIC && at + END + load(record + 20, 2) == zip->length) return record;
+    if (load32(record) == END_MAGIC && at + END + load16(record + 20) == zip->length) return record;
   }
   return NULL;
 }
 
 static bool has_locator(const struct sa_zip *zip, uint64_t end) {
-  return end - zip->origin >= LOCATOR64 && load(bytes_at(zip, end - LOCATOR64), 4) == LOCATOR64_MAGIC;
+  return end - zip->origin >= LOCATOR64 && load32(bytes_at(zip, end - LOCATOR64)) == LOCATOR64_MAGIC;
 }
 
 /* The zip64 end record, if the plain one says that it does not hold the numbers. */
 static int read_end64(struct sa_zip *zip, uint64_t end, char *message) {
   if (!has_locator(zip, end)) return corrupt(message, "its zip64 locator is missing");
   if (end - zip->origin < LOCATOR64 + END64) return corrupt(message, "it has no room for its zip64 end record");
-  uint64_t at = load(bytes_at(zip, end - LOCATOR64) + 8, 8);
-  if (at < zip->origin || at > end - LOCATOR64 - END64 || load(bytes_at(zip, at), 4) != END64_MAGIC)
+  uint64_t at = load64(bytes_at(zip, end - LOCATOR64) + 8);
+  if (at < zip->origin || at > end - LOCATOR64 - END64 || load32(bytes_at(zip, at)) != END64_MAGIC)
     return corrupt(message, "its zip64 end record is missing");
   const unsigned char *record = bytes_at(zip, at);
-  zip->count = load(record + 32, 8);
-  zip->directory_size = load(record + 40, 8);
-  zip->directory = load(record + 48, 8);
-  if (load(record + 16, 4) || load(record + 20, 4)) return corrupt(message, "it is one of several disks");
+  zip->count = load64(record + 32);
+  zip->directory_size = load64(record + 40);
+  zip->directory = load64(record + 48);
+  if (load32(record + 16) || load32(record + 20)) return corrupt(message, "it is one of several disks");
   if (zip->directory > at || zip->directory_size != at - zip->directory)
     return corrupt(message, "its central directory is not where it says");
   return 0;
@@ -84,13 +92,13 @@ static int read_end(struct sa_zip *zip, char *message) {
   const unsigned char *record = find_end(zip);
   if (!record) return corrupt(message, "it has no end record of a zip file");
   uint64_t at = zip->origin + (uint64_t)(record - zip->base);
-  zip->count = load(record + 10, 2);
-  zip->directory_size = load(record + 12, 4);
-  zip->directory = load(record + 16, 4);
+  zip->count = load16(record + 10);
+  zip->directory_size = load32(record + 12);
+  zip->directory = load32(record + 16);
   /* 65,535 entries may be just that many: Python's zipfile writes no zip64 record for them. */
   if (zip->directory_size == MAX32 || zip->directory == MAX32 || (zip->count == 0xffff && has_locator(zip, at)))
     return read_end64(zip, at, message);
-  if (load(record + 4, 2) || load(record + 6, 2)) return corrupt(message, "it is one of several disks");
+  if (load16(record + 4) || load16(record + 6)) return corrupt(message, "it is one of several disks");
   if (zip->directory > at || zip->directory_size != at - zip->directory)
     return corrupt(message, "its central directory is not where it says");
   return 0;
@@ -108,12 +116,12 @@ int sa_zip_find(struct sa_zip *zip, char *message) {
 static bool read_extra64(const unsigned char *extra, uint64_t length, uint64_t **values, int wanted) {
   const unsigned char *end = extra + length;
   while (end - extra >= 4) {
-    uint64_t id = load(extra, 2), size = load(extra + 2, 2);
+    uint64_t id = load16(extra), size = load16(extra + 2);
     extra += 4;
     if (size > (uint64_t)(end - extra)) return false;
     if (id == EXTRA_ZIP64) {
       if (size < (uint64_t)wanted * 8) return false;
-      for (int i = 0; i < wanted; i++) *values[i] = load(extra + 8 * i, 8);
+      for (int i = 0; i < wanted; i++) *values[i] = load64(extra + 8 * i);
       return true;
     }
     extra += size;
@@ -125,8 +133,8 @@ uint64_t sa_zip_local_size(const sharearray_member *member) { return LOCAL + mem
 
 int sa_zip_local(const struct sa_zip *zip, const unsigned char *local, const struct sa_packed *packed,
                  sharearray_member *member, char *message) {
-  if (load(local, 4) != LOCAL_MAGIC) return corrupt(message, "a member has no local header");
-  uint64_t name_length = load(local + 26, 2), extra_length = load(local + 28, 2);
+  if (load32(local) != LOCAL_MAGIC) return corrupt(message, "a member has no local header");
+  uint64_t name_length = load16(local + 26), extra_length = load16(local + 28);
   if (zip->directory - packed->start < LOCAL + name_length + extra_length)
     return corrupt(message, "a local header lies outside the file");
   if (name_length != member->name_length || memcmp(local + LOCAL, member->name, (size_t)name_length) != 0)
@@ -140,21 +148,21 @@ int64_t sa_zip_entry(const struct sa_zip *zip, uint64_t at, sharearray_member *m
                      char *message) {
   uint64_t left = zip->directory + zip->directory_size - at;
   const unsigned char *entry = bytes_at(zip, at);
-  if (left < CENTRAL || load(entry, 4) != CENTRAL_MAGIC) return corrupt(message, "its central directory is damaged");
-  uint64_t name_length = load(entry + 28, 2), extra_length = load(entry + 30, 2);
-  uint64_t length = CENTRAL + name_length + extra_length + load(entry + 32, 2);
+  if (left < CENTRAL || load32(entry) != CENTRAL_MAGIC) return corrupt(message, "its central directory is damaged");
+  uint64_t name_length = load16(entry + 28), extra_length = load16(entry + 30);
+  uint64_t length = CENTRAL + name_length + extra_length + load16(entry + 32);
   if (length > left) return corrupt(message, "its central directory is cut off");
-  if (load(entry + 8, 2) & FLAG_ENCRYPTED) return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "a member is encrypted");
-  uint64_t method = load(entry + 10, 2), *wanted[3];
+  if (load16(entry + 8) & FLAG_ENCRYPTED) return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "a member is encrypted");
+  uint64_t method = load16(entry + 10), *wanted[3];
   if (method != 0 && method != METHOD_DEFLATE)
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "a member is compressed by method %u; save it with numpy.savez",
                    (unsigned)method);
   packed->deflated = method != 0;
-  packed->size = load(entry + 20, 4);
-  packed->start = load(entry + 42, 4);
+  packed->size = load32(entry + 20);
+  packed->start = load32(entry + 42);
   int count = 0;
-  member->crc = (uint32_t)load(entry + 16, 4);
-  member->size = load(entry + 24, 4);
+  member->crc = load32(entry + 16);
+  member->size = load32(entry + 24);
   if (member->size == MAX32) wanted[count++] = &member->size;
   if (packed->size == MAX32) wanted[count++] = &packed->size;
   if (packed->start == MAX32) wanted[count++] = &packed->start;
@@ -177,7 +185,25 @@ static int compare_names(const void *a, const void *b) {
   return order ? order : (one->name_length > other->name_length) - (one->name_length < other->name_length);
 }
 
+/* Whether it is plain that all names differ: the arrays' are in order, as we write them, and no more than one member is
+ * none. */
+static bool are_in_order(const sharearray_member *members, uint64_t count) {
+  const sharearray_member *last = NULL;
+  uint64_t others = 0;
+  for (uint64_t i = 0; i < count && others < 2; i++) {
+    const sharearray_member *member = &members[i];
+    if (!sa_zip_is_array(member)) {
+      others++;
+      continue;
+    }
+    if (last && compare_names(&last, &member) >= 0) return false;
+    last = member;
+  }
+  return others < 2;
+}
+
 int sa_zip_check_names(const sharearray_member *members, uint64_t count, char *message) {
+  if (are_in_order(members, count)) return 0;
   const sharearray_member **sorted = calloc((size_t)count + 1, sizeof *sorted);
   int code = 0;
   if (!sorted) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
@@ -189,32 +215,36 @@ int sa_zip_check_names(const sharearray_member *members, uint64_t count, char *m
   return code;
 }
 
-bool sa_zip_is_array(const sharearray_member *member) {
-  return member->name_length > 4 && memcmp(member->name + member->name_length - 4, ".npy", 4) == 0;
+/* What the members' headers are read into. */
+struct headers {
+  sharearray_npy *next;           /* room for as many as there are members */
+  const sharearray_member *known; /* the last array so far; NULL: none */
+};
+
+/* Whether a member's header is the one of `known`, byte for byte, and its content as long. */
+static bool is_alike(const struct sa_zip *zip, const sharearray_member *known, const sharearray_member *member) {
+  const sharearray_npy *header = known->array;
+  return member->size >= header->offset && member->size - header->offset >= header->nbytes &&
+         memcmp(zip->base + member->offset, zip->base + known->offset, (size_t)header->offset) == 0;
 }
 
-/* Whether an array's header is the one of the array before it, byte for byte, as those of a thousand members
- * mostly are: then it is known what it says. */
-static bool has_same_header(const struct sa_zip *zip, const sharearray_member *before, sharearray_member *member) {
-  if (!before->array.kind) return false;
-  uint64_t header = before->array.offset - before->offset;
-  if (member->size < header || member->size - header < before->array.nbytes) return false;
-  if (memcmp(zip->base + member->offset, zip->base + before->offset, (size_t)header) != 0) return false;
-  member->array = before->array;
-  member->array.offset = member->offset + header;
-  return true;
-}
-
-/* The header of a member that is an .npy file; other members are left as bytes. */
-static int read_array(const struct sa_zip *zip, sharearray_member *member, bool first, char *message) {
+/* The header of a member that is an .npy file; other members are left as bytes. Those of a thousand arrays are mostly
+ * alike, and then read and kept once. */
+static int read_array(const struct sa_zip *zip, struct headers *headers, sharearray_member *member, char *message) {
   char reason[SHAREARRAY_MESSAGE];
-  if (!sa_zip_is_array(member) || (!first && has_same_header(zip, member - 1, member))) return 0;
-  int code = sharearray_npy_read(zip->base + member->offset, (size_t)member->size, member->size, &member->array, NULL,
+  member->array = NULL;
+  if (!sa_zip_is_array(member)) return 0;
+  if (headers->known && is_alike(zip, headers->known, member)) {
+    member->array = headers->known->array;
+    return 0;
+  }
+  int code = sharearray_npy_read(zip->base + member->offset, (size_t)member->size, member->size, headers->next, NULL,
                                  reason);
   if (code)
     return sa_fail(message, code, "its member %.*s is not usable: %s",
                    (int)(member->name_length > 80 ? 80 : member->name_length), member->name, reason);
-  member->array.offset += member->offset;
+  member->array = headers->next++;
+  headers->known = member;
   return 0;
 }
 
@@ -222,8 +252,10 @@ int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **
   struct sa_zip zip = {.base = bytes, .length = length};
   int code = sa_zip_find(&zip, message);
   if (code) return code;
-  sharearray_member *members = calloc((size_t)zip.count + 1, sizeof *members);
+  /* One block; what of it no header needs is never touched. */
+  sharearray_member *members = malloc((size_t)zip.count * (sizeof *members + sizeof(sharearray_npy)) + 1);
   if (!members) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  struct headers headers = {.next = (sharearray_npy *)(members + zip.count)};
   struct sa_packed packed;
   uint64_t at = zip.directory, free_from = 0;
   for (uint64_t i = 0; i < zip.count && code == 0; i++) {
@@ -236,7 +268,7 @@ int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **
     if (code) break;
     at += (uint64_t)entry;
     free_from = members[i].offset + members[i].size;
-    code = read_array(&zip, &members[i], i == 0, message);
+    code = read_array(&zip, &headers, &members[i], message);
   }
   if (code == 0 && at != zip.directory + zip.directory_size)
     code = corrupt(message, "something follows the entries of its central directory");

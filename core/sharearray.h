@@ -137,7 +137,9 @@ typedef struct sharearray_member {
   uint64_t size;        /* of the content, bytes */
   uint32_t name_length; /* bytes */
   uint32_t crc;         /* CRC-32 of the content */
-  sharearray_npy array; /* of a member "*.npy"; its offset counts from the start of the file. Else kind is 0 */
+  /* Of a member "*.npy" that was read, else NULL. Its offsets count from the start of the content. It lives as long as
+   * the members do, and those whose headers are alike may share it. */
+  const sharearray_npy *array;
 } sharearray_member;
 
 /* Mapped memory, counted. The caller of a function that returns one owns one reference.
@@ -297,12 +299,13 @@ SHAREARRAY_API void sharearray_unref(sharearray_map *map);
 /* The same for the map that a struct of `size` bytes has in its first member, after which the struct is all
  * zeros. One call for a finalizer, which interpreted code is slow at. */
 SHAREARRAY_API void sharearray_release(void *holder, size_t size);
-/* Fills in a view of an array of a map (its own, or a member's) whose layout is not 0. Its struct has const void
- * *map; const uint8_t *sealed, as given; uint64_t lent, 0; T *elements; const int32_t *bits, the same address, if
- * `bits` is 1; then the count and a size for each dimension, as int32_t, or as double where the last bit of the
- * layout is set. No reference is taken: what the caller has and gives to the view, sharearray_release() gives back. */
-SHAREARRAY_API void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed,
-                                    void *view);
+/* Fills in a view of an array whose layout is not 0: the map's own (`member` NULL), or a member's. Its struct has
+ * const void *map; const uint8_t *sealed, as given; uint64_t lent, 1 for a member's; T *elements; const int32_t *bits,
+ * the same address, if `bits` is 1; then the count and a size for each dimension, as int32_t, or as double where the
+ * last bit of the layout is set. No reference is taken: what the caller has and gives to the view of a whole map,
+ * sharearray_release() gives back; who has the view of a member keeps the map for it. */
+SHAREARRAY_API void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits,
+                                    const uint8_t *sealed, void *view);
 /* Enters all pages into the process's page table now, instead of one fault at a time: what is going to be
  * read in full is read sooner. Advice: nothing happens where the kernel is older than 5.14. */
 SHAREARRAY_API void sharearray_prefault(const sharearray_map *map);

@@ -12,14 +12,20 @@ uint32_t sa_layout(const sharearray_npy *npy) {
   return (uint32_t)npy->kind << 24 | npy->itemsize << 16 | (uint32_t)npy->ndim << 8 | (extent > INT32_MAX);
 }
 
-void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed, void *view) {
-  const char *elements = (const char *)map->base + array->offset;
-  const void *pointers[5] = {map, sealed, NULL, elements, elements};
-  size_t used = (bits ? 5 : 4) * sizeof *pointers;
+void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits, const uint8_t *sealed,
+                     void *view) {
+  const sharearray_npy *array = member ? member->array : &map->array;
+  const char *elements = (const char *)map->base + (member ? member->offset : 0) + array->offset;
+  struct {
+    const void *map, *sealed;
+    uint64_t lent;
+    const void *elements[2];
+  } first = {map, sealed, member != NULL, {elements, elements}};
+  size_t used = sizeof first - (bits ? 0 : sizeof elements);
   uint64_t count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
   for (int i = 0; i < array->ndim; i++) count *= sizes[1 + i] = array->shape[i];
   sizes[0] = count;
-  memcpy(view, pointers, used);
+  memcpy(view, &first, used);
   char *at = (char *)view + used;
   for (int i = 0; i <= array->ndim; i++) {
     int32_t narrow = (int32_t)sizes[i];

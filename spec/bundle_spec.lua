@@ -257,6 +257,39 @@ with zipfile.ZipFile(path % "new", "w") as to:
     end
   end)
 
+  it("has its members in the order of their names, so that the same arrays make the same file", function()
+    local names = { "b", "a", "a-", "a/b", "b1", "b10", "b2", "Z" }
+    local function member_names(id)
+      local list = machine.start({ "/usr/bin/python3", "-c", "import sys, zipfile\n"
+        .. "print(*zipfile.ZipFile(sys.argv[1]).namelist())", directory .. "/sharearray_" .. id .. ".npy" })
+      return (list:finish():gsub("\n", ""))
+    end
+    local forwards, backwards, spec = {}, {}, {}
+    for i, name in ipairs(names) do forwards[name] = sharearray.array({ i }, "int32") end
+    for i = #names, 1, -1 do
+      backwards[names[i]] = sharearray.array({ i }, "int32")
+      spec[names[i]] = { "int32", 1 }
+    end
+    assert(store:cache("one", forwards))
+    assert(store:cache("other", backwards))
+    assert(store:cache("filled", function(alloc)
+      local t = alloc(spec)
+      for i, name in ipairs(names) do t[name][0] = i end
+      return t
+    end))
+    local order = "Z.npy a-.npy a.npy a/b.npy b.npy b1.npy b10.npy b2.npy sharearray.json"
+    local content
+    for _, id in ipairs { "one", "other", "filled" } do
+      assert.equal(order, member_names(id))
+      local file = assert(io.open(directory .. "/sharearray_" .. id .. ".npy"))
+      content = content or file:read "*a"
+      file:seek("set")
+      assert.equal(content, file:read "*a")
+      file:close()
+      for i, name in ipairs(names) do assert.equal(i, store:get(id)[name](0)) end
+    end
+  end)
+
   it("with names of any kind gets members of different, harmless names", function()
     local one = sharearray.array({ 1 })
     local odd = { ["../../etc/passwd"] = one, ["/abs"] = sharearray.array({ 2 }), ["\n\255"] = sharearray.array({ 3 }),

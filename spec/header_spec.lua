@@ -3,8 +3,6 @@ local function statements(text)
   text = text:gsub("/%*.-%*/", " "):gsub("SHAREARRAY_API ", ""):gsub("\n#[^\n]*", "\n")
   text = text:gsub('extern "C" {', ""):gsub("\n}%s*$", "\n")
   text = text:gsub("%s+", " "):gsub("%b{}", function(body) return (body:gsub(";", ",")) end)
-  text = text:gsub("typedef struct sharearray_member sharearray_member;", "") -- a struct that follows
-  text = text:gsub("typedef struct sharearray_member ({[^}]*}) sharearray_member;", "struct sharearray_member %1;")
   local list = {}
   for statement in text:gmatch(" *([^;]+);") do list[#list + 1] = statement end
   table.sort(list)

@@ -5,6 +5,7 @@ local machine = require "support.machine"
 local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
+local lifetime = require "sharearray.lifetime"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -362,5 +363,88 @@ describe("view.is", function()
     assert.is_false(view.is(theirs))
     theirs:close()
     assert.is_false(pcall(function() return theirs(0) end))
+  end)
+end)
+
+describe("the memory of a bundle", function()
+  local directory, env
+
+  before_each(function()
+    directory = machine.directory()
+    env = { SHAREARRAY_SHM_PATH = directory }
+  end)
+
+  after_each(function() machine.remove(directory) end)
+
+  for _, count in ipairs { 3, 100 } do
+    it("of " .. count .. " members is there as long as one of them, or a row of one", function()
+      local said = machine.worker([[
+        local count = ...
+        local function mapped()
+          for _ = 1, 4 do collectgarbage() end -- the members, then what they lived on
+          local files = 0
+          for line in io.lines "/proc/self/maps" do
+            if line:find("sharearray_spec", 1, true) and not line:find(".changes.", 1, true) then files = files + 1 end
+          end
+          return files
+        end
+        local function attach()
+          local members = {}
+          for i = 1, count do members["m" .. i] = sharearray.array { { i, i }, { i, i } } end
+          return assert(sharearray.refresh("b", members))
+        end
+        local first, second = attach(), attach()
+        local row, closed, member = first.m2[1], first.m3, second.m1
+        first.m1:close()
+        closed:close()
+        first, second = nil, nil
+        attach()
+        local three = mapped() -- the last one is in the memo
+        say(three, row(1), member(1, 1), tostring(closed))
+        row = nil
+        local two = mapped()
+        say(two, member[1](0))
+        member = nil
+        say(mapped())
+        sharearray.free "b"
+        sharearray.get "b"
+        say(mapped())
+      ]], { tostring(count) }, env):finish()
+      assert.equal("3 2 1 array(closed)\n2 1\n1\n0\n", said)
+    end)
+  end
+
+  it("of 100 members is not there for those that a finalizer reaches when the Lua state ends", function()
+    local said = machine.worker([[
+      local members, guards = {}, {}
+      for i = 1, 100 do members["m" .. i] = sharearray.array { 1 } end
+      members = assert(sharearray.cache("b", members))
+      for name, member in pairs(members) do
+        local guard = newproxy(true)
+        getmetatable(guard).__gc = function()
+          local ok, result = pcall(function() return member(0) end)
+          io.write((ok and result == 1 or tostring(result):find "closed") and "right " or "wrong ")
+        end
+        guards[name] = guard
+      end
+      keep = guards
+    ]], {}, env):finish()
+    assert.equal(100, select(2, said:gsub("right", "")), said)
+  end)
+
+  it("of many members is kept although another one is attached before the first is noted, in a finalizer", function()
+    local map, key = private_map(24), counting("int8", 1)
+    do
+      local owner = lifetime.owner(map)
+      local room = lifetime.room(owner, 100)
+      lifetime.room(lifetime.owner(map), 100)
+      room[key] = owner
+    end
+    collect()
+    assert.equal(2, references(map))
+    key = nil -- luacheck: ignore
+    collect()
+    assert.equal(1, references(map))
+    C.sharearray_unref(map)
   end)
 end)

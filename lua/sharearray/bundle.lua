@@ -15,7 +15,9 @@
 
 local cjson = require("cjson").new() -- our own settings, whatever the user's are
 local ffi = require "ffi"
+local table_new = require "table.new"
 local array = require "sharearray.array"
+local lifetime = require "sharearray.lifetime"
 local view = require "sharearray.view"
 
 local M = {}
@@ -190,10 +192,9 @@ local tags = {
   ["$array"] = function(arrays, name)
     return assert(arrays[name], "the form names a member that is not there")
   end,
-  ["$members"] = function(arrays, count)
-    assert(type(count) == "number", "the form has a damaged number")
-    for _ in pairs(arrays) do count = count - 1 end
-    return count <= 0 and arrays or error("the form counts more members than are there", 0)
+  ["$members"] = function(arrays, least, count)
+    assert(type(least) == "number", "the form has a damaged number")
+    return count >= least and arrays or error("the form counts more members than are there", 0)
   end,
   ["$number"] = function(_, text)
     if text:find("nan", 1, true) then return 0 / 0 end
@@ -205,23 +206,23 @@ local tags = {
     return (text:gsub("%x%x", function(byte) return string.char(tonumber(byte, 16)) end))
   end,
   ["$list"] = function() return M.as_list({}) end,
-  ["$table"] = function(arrays, list)
+  ["$table"] = function(arrays, list, count)
     local result = {}
-    for _, pair in ipairs(list) do result[decode(arrays, pair[1])] = decode(arrays, pair[2]) end
+    for _, pair in ipairs(list) do result[decode(arrays, pair[1], count)] = decode(arrays, pair[2], count) end
     return result
   end,
 }
 
-function decode(arrays, node)
+function decode(arrays, node, count)
   if type(node) ~= "table" then return node end
   local key, value = next(node)
   if type(key) == "string" and key:sub(1, 1) == "$" then
-    return assert(tags[key], "the form has an unknown tag")(arrays, value)
+    return assert(tags[key], "the form has an unknown tag")(arrays, value, count)
   end
   for k, v in pairs(node) do
     -- Mostly arrays; and what holds them is as JSON's decoder made it.
     local name = type(v) == "table" and v["$array"]
-    node[k] = name and arrays[name] or decode(arrays, v)
+    node[k] = name and arrays[name] or decode(arrays, v, count)
   end
   return node
 end
@@ -229,13 +230,38 @@ end
 --- Puts a table together.
 -- @tparam string form
 -- @tparam table arrays the members' views, by name without ".npy"
+-- @tparam number count how many those are
 -- @return[1] the table
 -- @return[2] nil, message
-function M.rebuild(form, arrays)
-  local ok, result = pcall(function() return decode(arrays, cjson.decode(form)) end)
+function M.rebuild(form, arrays, count)
+  local ok, result = pcall(function() return decode(arrays, cjson.decode(form), count) end)
   if ok and type(result) ~= "table" then return nil, "the form is no table" end
   if ok then return result end
   return nil, tostring(result):gsub("^[^:]+:%d+: ", "")
+end
+
+-- The views of all members by name, how many they are, and the form, if there is one; nil, message.
+local function read(pin, map, view_of)
+  local total, members = tonumber(map.count), map.members
+  local arrays, room, count, form = table_new(0, math.min(total, lifetime.MOST)), lifetime.room(pin, total), 0, nil
+  for i = 0, total - 1 do
+    local member = members[i]
+    if member.array ~= nil then
+      local name = ffi.string(member.name, member.name_length - #".npy")
+      local value = view.member(map, member)
+      if value then
+        room[value] = pin
+      else
+        local problem
+        value, problem = view_of(map, member.array, member.offset)
+        if not value then return nil, ("its member %s.npy: %s"):format(name, problem) end
+      end
+      arrays[name], count = value, count + 1
+    elseif ffi.string(member.name, member.name_length) == M.FORM then
+      form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
+    end
+  end
+  return arrays, count, form
 end
 
 --- The table that a bundle is: as its form says, or, without one (numpy.savez), by the members' names.
@@ -246,21 +272,10 @@ end
 -- @return[1] the table
 -- @return[2] nil, message, code
 function M.table_of(pin, map, view_of)
-  local arrays, form = {}, nil
-  for i = 0, tonumber(map.count) - 1 do
-    local member = map.members[i]
-    if member.array.kind ~= 0 then
-      local name = ffi.string(member.name, member.name_length - #".npy")
-      local value, problem = view.member(pin, map, member.array), nil
-      if not value then value, problem = view_of(map, member.array, member.offset) end
-      if not value then return nil, ("its member %s.npy: %s"):format(name, problem), "unsupported" end
-      arrays[name] = value
-    elseif ffi.string(member.name, member.name_length) == M.FORM then
-      form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
-    end
-  end
+  local arrays, count, form = read(pin, map, view_of)
+  if not arrays then return nil, count, "unsupported" end
   if not form then return arrays end
-  local value, problem = M.rebuild(form, arrays)
+  local value, problem = M.rebuild(form, arrays, count)
   return value, problem, "corrupt"
 end
 

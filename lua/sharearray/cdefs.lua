@@ -19,14 +19,6 @@ enum {
 };
 typedef struct sharearray_draft sharearray_draft;
 typedef struct sharearray_import sharearray_import;
-struct sharearray_member {
-  const char *name;
-  uint64_t offset;
-  uint64_t size;
-  uint32_t name_length;
-  uint32_t crc;
-  sharearray_npy array;
-};
 typedef struct sharearray_info {
   int32_t state;
   uint32_t uid;

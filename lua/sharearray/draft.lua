@@ -202,17 +202,31 @@ local function member_name(path, taken)
   return name
 end
 
--- The members of a file to be, planned: a C array, the size of the file, and the names, which the C
--- array points to. The last size may be that of the form.
-local function plan(self, stems, sizes)
-  local members, names = ffi.new("sharearray_member[?]", #sizes + 1), {}
-  for i = 1, #sizes do names[i] = stems[i] and stems[i] .. ".npy" or bundle.FORM end
-  for i, name in ipairs(names) do
-    members[i - 1].name, members[i - 1].name_length, members[i - 1].size = name, #name, sizes[i]
+local function by_file(a, b) return a.file < b.file end
+
+-- Puts arrays into the order of their members' names, in which a reader sees at once that no two are the same.
+-- @tparam table arrays list of tables: `name`, the member's without ".npy"; gets `file`, with it
+local function arrange(arrays)
+  for _, content in ipairs(arrays) do content.file = content.name .. ".npy" end
+  table.sort(arrays, by_file)
+end
+
+-- The members of a file to be, planned: a C array, which points to the names in `arrays`, how many there are, and the
+-- size of the file.
+-- @tparam table arrays list of tables with `file` and `size`, in bytes
+-- @tparam[opt] number form bytes of the form, which is the last member
+local function plan(self, arrays, form)
+  local count = #arrays + (form and 1 or 0)
+  local members = ffi.new("sharearray_member[?]", count)
+  for i, content in ipairs(arrays) do
+    members[i - 1].name, members[i - 1].name_length, members[i - 1].size = content.file, #content.file, content.size
   end
-  local code = C.sharearray_npz_plan(members, #names, bytes_out, message)
+  if form then
+    members[count - 1].name, members[count - 1].name_length, members[count - 1].size = bundle.FORM, #bundle.FORM, form
+  end
+  local code = C.sharearray_npz_plan(members, count, bytes_out, message)
   if code < 0 then M.refuse(self.id, code, message) end
-  return { c = members, names = names, count = #names, bytes = tonumber(bytes_out[0]) }
+  return { c = members, arrays = arrays, count = count, bytes = tonumber(bytes_out[0]) }
 end
 
 -- Where content i (from 1) ends.
@@ -259,28 +273,28 @@ end
 
 --- `alloc{ x = {"float32", {n, d}}, y = {"uint8", {n}} }`: all arrays of a bundle, zeroed, in one file.
 function Drafts:arrays(spec)
-  local leaves, names, sizes, taken = {}, {}, {}, {}
+  local leaves, by_path, taken = {}, {}, {}
   map_spec(spec, "", function(leaf, path)
     local type_, shape = check_leaf(leaf, path)
-    local header = header_of(type_, shape)
-    local entry = { type = type_, shape = shape, header = header, nbytes = size_of(shape) * type_.itemsize }
-    leaves[#leaves + 1] = entry
-    names[#names + 1], sizes[#sizes + 1] = member_name(path, taken), #header + entry.nbytes
+    local header, nbytes = header_of(type_, shape), size_of(shape) * type_.itemsize
+    local entry = { name = member_name(path, taken), size = #header + nbytes, type = type_, shape = shape,
+      header = header, nbytes = nbytes }
+    leaves[#leaves + 1], by_path[#by_path + 1] = entry, entry
     return entry
   end)
-  if #names == 0 then error("alloc: a table of arrays has none in it", 0) end
-  local members = plan(self, names, sizes)
-  local draft, map = mapped_draft(self, end_of(members, #names))
+  if #leaves == 0 then error("alloc: a table of arrays has none in it", 0) end
+  arrange(leaves)
+  local members = plan(self, leaves)
+  local draft, map = mapped_draft(self, end_of(members, #leaves))
+  for i, entry in ipairs(leaves) do entry.at = tonumber(members.c[i - 1].offset) end
   local index = 0 -- pairs goes through a table in the same order twice
   local result = map_spec(spec, "", function()
     index = index + 1
-    local entry = leaves[index]
-    entry.index, entry.at = index, tonumber(members.c[index - 1].offset)
+    local entry = by_path[index]
     return place_array(map, entry.at, entry.header, entry.type, entry.shape)
   end)
   C.sharearray_unref(map)
-  self.allocated[#self.allocated + 1] =
-    { draft = draft, map = map, members = leaves, names = names, sizes = sizes }
+  self.allocated[#self.allocated + 1] = { draft = draft, map = map, members = leaves }
   return result
 end
 
@@ -309,16 +323,9 @@ local function match_group(group, arrays)
   return order
 end
 
-local function extended(list, value)
-  local result = {}
-  for i, item in ipairs(list) do result[i] = item end
-  result[#result + 1] = value
-  return result
-end
-
 -- Completes the file of a group: the frames between the members, and the form behind them.
 local function finish_group(self, group, form)
-  local members = plan(self, group.names, extended(group.sizes, #form))
+  local members = plan(self, group.members, #form)
   local base = ffi.cast("char *", group.map.base)
   local last = members.count
   for i = 1, last - 1 do
@@ -335,14 +342,16 @@ local function finish_group(self, group, form)
 end
 
 local function copy_bundle(self, parts)
-  local contents, names, sizes, taken = {}, {}, {}, {}
+  local contents, names, taken = {}, {}, {}
   for i, value in ipairs(parts.arrays) do
-    contents[i] = content_of(self, value)
-    names[i], sizes[i] = member_name(parts.paths[i], taken), #contents[i].header + contents[i].bytes
+    local content = content_of(self, value)
+    names[i] = member_name(parts.paths[i], taken)
+    content.name, content.size = names[i], #content.header + content.bytes
+    contents[i] = content
   end
   local form = bundle.name(parts, names)
-  sizes[#sizes + 1] = #form
-  local members, last = plan(self, names, sizes), #sizes
+  arrange(contents)
+  local members, last = plan(self, contents, #form), #contents + 1
   for i, content in ipairs(contents) do
     local crc = C.sharearray_crc32(0, content.header, #content.header)
     for piece, size in content.pieces() do crc = sum_bytes(self, crc, ffi.cast("const char *", piece), size) end
@@ -367,7 +376,7 @@ function Drafts:of_bundle(parts)
     local order = group.members and match_group(group, parts.arrays)
     if order then
       local names = {}
-      for i, leaf in ipairs(order) do names[i] = group.names[leaf.index] end
+      for i, leaf in ipairs(order) do names[i] = leaf.name end
       return finish_group(self, group, bundle.name(parts, names))
     end
   end

@@ -69,10 +69,11 @@ local function check_form(import, path)
   if form == nil then return end
   local text = ffi.string(form, length_out[0])
   local members = C.sharearray_import_members(import, length_out)
-  for i = 0, tonumber(length_out[0]) - 1 do
+  local count = tonumber(length_out[0])
+  for i = 0, count - 1 do
     arrays[ffi.string(members[i].name, members[i].name_length):gsub("%.npy$", "")] = true
   end
-  local result, problem = bundle.rebuild(text, arrays)
+  local result, problem = bundle.rebuild(text, arrays, count)
   if type(result) == "table" then return end
   draft.raise(("cannot import %s: its member %s is not usable: %s"):format(path, bundle.FORM,
     problem), "corrupt")

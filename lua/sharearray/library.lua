@@ -54,7 +54,14 @@ typedef struct sharearray_npy {
   uint32_t descr_length;
   uint32_t layout;
 } sharearray_npy;
-typedef struct sharearray_member sharearray_member;
+typedef struct sharearray_member {
+  const char *name;
+  uint64_t offset;
+  uint64_t size;
+  uint32_t name_length;
+  uint32_t crc;
+  const sharearray_npy *array;
+} sharearray_member;
 typedef struct sharearray_map {
   void *base;
   uint64_t length;
@@ -90,7 +97,7 @@ double sharearray_clock(void);
 void sharearray_ref(sharearray_map *map);
 void sharearray_unref(sharearray_map *map);
 void sharearray_release(void *holder, size_t size);
-void sharearray_view(sharearray_map *map, const sharearray_npy *array, int bits, const uint8_t *sealed,
+void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits, const uint8_t *sealed,
       void *view);
 void sharearray_prefault(const sharearray_map *map);
 ]]

@@ -9,6 +9,7 @@
 -- @module sharearray.lifetime
 
 local ffi = require "ffi"
+local table_new = require "table.new"
 local C = require("sharearray.library").C
 
 local gc, sizeof, release = ffi.gc, ffi.sizeof, C.sharearray_release
@@ -17,8 +18,17 @@ local M = {}
 
 --- View -> the owner that it lives on, or that its rows do; owner -> true. Weak keys alone: an owner lives as long
 -- as one of its views does. The collector clears its key before it finalizes it.
-local owners = setmetatable({}, { __mode = "k" })
+local WEAK = { __mode = "k" }
+local owners = setmetatable({}, WEAK)
 M.owners = owners
+
+-- Member of a bundle -> the owner that it lives on. The first table is for all bundles of few members, each other one
+-- has a table of its own: a table that has to grow ten times on the way to a thousand entries takes five times as long.
+local rooms = { setmetatable({}, WEAK) }
+local FEW = 64
+
+--- As many entries, at most, a table is made with room for; more find it as they come.
+M.MOST = 65536
 
 --- Where the struct of every view has its member `lent`, in units of 8 bytes.
 M.LENT = 2
@@ -37,6 +47,12 @@ local function close_all_lent()
     if owner ~= true and x.lent ~= 0 then close_lent(x) end
     owners[x] = nil
   end
+  for _, room in ipairs(rooms) do
+    for x, owner in pairs(room) do
+      if owner ~= true then close_lent(x) end
+      room[x] = nil
+    end
+  end
 end
 
 local function finalize_owner(self)
@@ -53,9 +69,31 @@ function M.owner(map)
   return owner
 end
 
---- Gives the view `x`, which has none, an owner for its rows.
+--- Where the members of a bundle are to be noted, that they live on `owner`.
+-- @tparam number count how many there are, about
+-- @treturn table view -> owner: the caller adds to it
+function M.room(owner, count)
+  if count < FEW then return rooms[1] end
+  for i = #rooms, 2, -1 do
+    if next(rooms[i]) == nil then table.remove(rooms, i) end
+  end
+  -- Half full: LuaJIT finds places for keys that are addresses more slowly in a table that gets full.
+  local room = setmetatable(table_new(0, math.min(2 * count, M.MOST)), WEAK)
+  room[owner] = true -- before there are members, a finalizer may attach another bundle, which drops empty rooms
+  rooms[#rooms + 1] = room
+  return room
+end
+
+local function room_of(x)
+  for i = 1, #rooms do
+    if rooms[i][x] then return rooms[i] end
+  end
+end
+
+--- Gives the view `x`, which has none among `owners`, an owner for its rows.
 function M.adopt(x)
-  local owner = M.owner(x.map)
+  local room = x.lent ~= 0 and room_of(x)
+  local owner = room and room[x] or M.owner(x.map)
   owners[x] = owner
   return owner
 end
@@ -74,7 +112,11 @@ end
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
 function M.close(x)
   if owners[x] then owners[x] = nil end -- or LuaJIT would make room for the key
-  if x.lent ~= 0 then return close_lent(x) end
+  if x.lent ~= 0 then
+    local room = room_of(x)
+    if room then room[x] = nil end
+    return close_lent(x)
+  end
   gc(x, nil) -- nothing is left for it to do, and it would end whatever LuaJIT is compiling when it runs
   release(x, sizeof(x))
 end

@@ -111,7 +111,7 @@ local function view_of(map, array, start)
       step = step * shape[i]
     end
   end
-  return view.new(type_, shape, strides, base + array.offset, map, false)
+  return view.new(type_, shape, strides, base + start + array.offset, map, false)
 end
 
 -- The view, or the table of a bundle, and what pins the map for it: for a bundle the owner that the members live

@@ -195,12 +195,11 @@ end
 local fill_in, release_later = C.sharearray_view, ffi.gc
 
 -- Filled in by the core, which a process that has just woken up is quicker at. No view where there is no layout.
-local function mapped(map, array)
-  local layout = array.layout
+local function mapped(map, layout, member)
   local class = by_layout[layout] or class_of_layout(layout)
   if not class then return nil end
   local result = class.ctype()
-  fill_in(map, array, class.bits, always, result)
+  fill_in(map, member, class.bits, always, result)
   return result, class.finalizer
 end
 
@@ -208,17 +207,16 @@ end
 -- @param map `sharearray_map *`; the view takes the caller's reference over
 -- @return the view; nil where the array's layout is 0, and the reference stays with the caller
 function view.whole(map)
-  local result, finalizer = mapped(map, map.array)
+  local result, finalizer = mapped(map, map.array.layout, nil)
   return result and release_later(result, finalizer)
 end
 
---- The view of an array in a bundle; nil where its layout is 0.
--- @param owner of the same map, on whose reference the view lives, see sharearray.lifetime
--- @param array `sharearray_npy` of the member
-function view.member(owner, map, array)
-  local result = mapped(map, array)
-  if result then lifetime.lend(owner, result) end
-  return result
+--- The view of an array in a bundle, which has no reference of the map: see sharearray.lifetime. nil where its layout
+-- is 0.
+-- @param map `sharearray_map *`
+-- @param member `sharearray_member *` of it
+function view.member(map, member)
+  return (mapped(map, member.array.layout, member))
 end
 
 --- Whether `x` is a view or an array, closed ones included.

@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     const sharearray_member *member = &members[i];
     if (member->offset < end || member->offset > size || member->size > size - member->offset) abort();
     end = member->offset + member->size;
-    if (member->array.kind && member->array.offset + member->array.nbytes > end) abort();
+    if (member->array && member->array->offset + member->array->nbytes > member->size) abort();
     const uint8_t *name = (const uint8_t *)member->name;
     if (name < bytes || name + member->name_length > bytes + size) abort();
   }

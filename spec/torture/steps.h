@@ -75,9 +75,9 @@ static int32_t version_of(const sharearray_map *map) {
   int32_t version = 0;
   for (uint64_t i = 0; i < map->count; i++) {
     const sharearray_member *member = &map->members[i];
-    if (!member->array.kind) continue;
+    if (!member->array) continue;
     if (sharearray_crc32(0, bytes + member->offset, member->size) != member->crc) blame("a checksum does not match");
-    int32_t its = version_at(bytes + member->array.offset, member->array.nbytes / 4);
+    int32_t its = version_at(bytes + member->offset + member->array->offset, member->array->nbytes / 4);
     if (version && its != version) blame("two versions in one bundle");
     version = its;
   }
