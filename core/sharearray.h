@@ -162,11 +162,12 @@ typedef struct sharearray_owner {
   char program[32];
 } sharearray_owner;
 
-/* Filled by sharearray_attach() when it returns WAIT. */
+/* Filled by sharearray_attach(). */
 typedef struct sharearray_ticket {
-  uint32_t seen;    /* the id's counter before the look */
-  uint32_t recheck; /* milliseconds after which to ask again, come what may */
-  sharearray_owner builder;
+  uint32_t seen;            /* the id's counter before the look */
+  uint32_t recheck;         /* milliseconds after which to ask again, come what may */
+  uint32_t layout;          /* READY: the array's */
+  sharearray_owner builder; /* WAIT: who builds */
 } sharearray_ticket;
 
 typedef struct sharearray_info {
@@ -207,6 +208,11 @@ SHAREARRAY_API int sharearray_attach(sharearray_store *store, const char *id, ui
  * whom less is known, until ticket->recheck is over. */
 SHAREARRAY_API void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket,
                                     double seconds);
+
+/* Waits like that, and attaches. One call for those who are woken by the hundred, each of whom makes it with cold
+ * caches. */
+SHAREARRAY_API int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+                                    double seconds, sharearray_map **map, sharearray_build **build, char *message);
 
 /* What stands under the id. EABSENT where there is neither entry nor builder. */
 SHAREARRAY_API int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);

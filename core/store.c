@@ -207,8 +207,8 @@ static int attach_locked(sharearray_store *store, const char *id, const struct s
   return code;
 }
 
-int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
-                      sharearray_map **map, sharearray_build **build, char *message) {
+static int attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+                  sharearray_map **map, sharearray_build **build, char *message) {
   struct sa_paths paths;
   int lock, code = sa_names(store, id, &paths, message);
   if (code) return code;
@@ -231,6 +231,19 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
   else if (ticket->builder.pid < 0 || ticket->builder.uid != store->uid || !store->page_ino)
     ticket->recheck = SA_POLL; /* it touches no counter of ours */
   return SHAREARRAY_WAIT;
+}
+
+int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+                      sharearray_map **map, sharearray_build **build, char *message) {
+  int code = attach(store, id, flags, ticket, map, build, message);
+  if (code == SHAREARRAY_READY) ticket->layout = (*map)->array.layout;
+  return code;
+}
+
+int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket, double seconds,
+                     sharearray_map **map, sharearray_build **build, char *message) {
+  sharearray_wait(store, id, ticket, seconds);
+  return sharearray_attach(store, id, flags, ticket, map, build, message);
 }
 
 int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *public) {

@@ -23,7 +23,7 @@ local bytes_p = ffi.typeof("const char *")
 
 -- Looked up before the wake, as ours are.
 local open, fstat, pread, mmap, close, wait, now = C.open, C.fstat, C.pread, C.mmap, C.close,
-  baseline.C.baseline_wait, baseline.now
+  baseline.C.baseline_wait, baseline.C.baseline_now
 
 board[slot] = -1
 wait(word, seen)

@@ -79,6 +79,7 @@ typedef struct sharearray_owner {
 typedef struct sharearray_ticket {
   uint32_t seen;
   uint32_t recheck;
+  uint32_t layout;
   sharearray_owner builder;
 } sharearray_ticket;
 const char *sharearray_code(int code);

@@ -24,7 +24,6 @@ local M = {}
 -- Interpreted code would look all these up, or parse them, at every call: those who waited for an array are woken
 -- together, and each of them runs this with cold caches.
 local READY, BUILD, WAIT, GET = C.SHAREARRAY_READY, C.SHAREARRAY_BUILD, C.SHAREARRAY_WAIT, C.SHAREARRAY_GET
-local FOR_EVER = math.huge
 local attach, remember = C.sharearray_attach, place_.remember
 local new_ticket = ffi.typeof("sharearray_ticket")
 local spare -- the ticket of an attach that is over. While one goes on, a finalizer may begin another.
@@ -65,42 +64,31 @@ function M.obtain(self, id, source, flags)
   spare = nil
   local deadline = settings.timeout >= 0 and wait.deadline(settings) or nil
   local me = settings.sleep and builders.current()
-  local round = 0
   if me then
     -- Other coroutines of this thread go on while this one sleeps; it cannot wait for itself.
     if flags ~= GET and builders.is_recursive(place.path .. id, me) then return recursive(id) end
     flags = flags + C.SHAREARRAY_YIELDS
   end
-  while true do
-    local seconds = deadline and wait.remaining(deadline) or FOR_EVER
-    local last = seconds == 0
-    local looked = loop.now()
-    local step = attach(place.handle, id, last and flags + C.SHAREARRAY_FINAL or flags, ticket,
-      map_out, build_out, message)
-    if step == READY then
-      local value, text, code = remember(self, id, map_out[0], ticket.seen, looked)
-      spare = ticket
-      if value == nil then return nil, text, code end
-      return M.renewed(self, id, source, value)
-    end
-    if step == BUILD then
-      local run, handle = own(build_out[0])
-      local value, reason, code = run(self, id, handle, source, deadline, ticket)
-      -- Another machine may have built it long ago.
-      if reason == build.FETCHED and settings.max_age then return M.renewed(self, id, source, value) end
-      if value ~= nil then return value end
-      return nil, reason, code
-    end
-    if step ~= WAIT then return place_.failure(id, step, message) end
-    if last then return wait.timed_out(settings, id, ticket) end
-    round = round + 1
-    if round == 1 then
-      wait.announce(settings, id, ticket)
-      wait.prepare()
-    end
-    local slept, why = wait.once(place, settings, id, ticket, seconds, round)
-    if slept == false then return wait.cannot_wait(id, ticket, why) end
+  local looked = loop.now()
+  local step = attach(place.handle, id, flags, ticket, map_out, build_out, message)
+  if step == WAIT then
+    local text, code
+    step, text, code = wait.attach(self, id, flags, ticket, deadline, map_out, build_out, message)
+    if not step then return nil, text, code end
   end
+  if step == READY then
+    local value, text, code = remember(self, id, map_out[0], ticket.layout, ticket.seen, looked)
+    spare = ticket
+    if value == nil then return nil, text, code end
+    return M.renewed(self, id, source, value)
+  end
+  if step ~= BUILD then return place_.failure(id, step, message) end
+  local run, handle = own(build_out[0])
+  local value, reason, code = run(self, id, handle, source, deadline, ticket)
+  -- Another machine may have built it long ago.
+  if reason == build.FETCHED and settings.max_age then return M.renewed(self, id, source, value) end
+  if value ~= nil then return value end
+  return nil, reason, code
 end
 
 return M

@@ -15,6 +15,7 @@ local bundle = lazy "sharearray.bundle"
 
 local M = {}
 
+local whole = view.whole
 local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
 local store_out = ffi.new("sharearray_store *[1]")
@@ -117,17 +118,17 @@ end
 -- The view, or the table of a bundle, and what pins the map for it: for a bundle the owner that the members live
 -- on. nil, nil, and why there is none; and the code. Takes the map's reference over.
 local function value_of(map)
-  local whole = view.whole(map)
-  if whole then return whole, whole end
+  local value = whole(map, map.array.layout)
+  if value then return value, value end
   if map.array.kind ~= 0 then
-    local value, problem = view_of(map, map.array, 0)
+    local other, problem = view_of(map, map.array, 0)
     C.sharearray_unref(map)
-    return value, value, problem, "unsupported"
+    return other, other, problem, "unsupported"
   end
   local pin = lifetime.owner(map)
   C.sharearray_unref(map)
-  local value, problem, code = bundle.table_of(pin, map, view_of)
-  return value, pin, problem, code
+  local members, problem, code = bundle.table_of(pin, map, view_of)
+  return members, pin, problem, code
 end
 
 --- Why a map is nothing that `remember` could make a value of; nil if it is.
@@ -140,25 +141,43 @@ end
 --- Puts what is under an id into the memo of a store's place.
 -- @param store its place is open
 -- @param map its mapping, with a reference that this call takes over
+-- @tparam number layout of the map's array
 -- @tparam number counter the id's counter, read before the array was looked for
 -- @tparam number looked when, by `loop.now`: a process may be held up between its look and this
 -- @return[1] a view, or the table of a bundle
 -- @return[2] nil, message, code
-function M.remember(store, id, map, counter, looked)
+function M.remember(store, id, map, layout, counter, looked)
   local self = store.place
   if store.settings.prefault then C.sharearray_prefault(map) end
-  local value, pin, problem, code = value_of(map)
+  local value = whole(map, layout)
+  local pin, of_bundle = value, nil
   if not value then
-    return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path, id,
-      problem), code
+    local problem, code
+    value, pin, problem, code = value_of(map)
+    if not value then
+      return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path,
+        id, problem), code
+    end
+    of_bundle = type(value) == "table" and value or nil
   end
-  if self.memo[id] then loop.dropped() end
+  if self.memo[id] then
+    loop.dropped()
+    self.tables[id], self.failures[id] = nil, nil
+  end
   self.memo[id], self.counters[id] = pin, counter
-  local of_bundle = type(value) == "table" and value or nil
-  if of_bundle or self.tables[id] then self.tables[id] = of_bundle end
-  if self.failures[id] then self.failures[id] = nil end
+  if of_bundle then self.tables[id] = of_bundle end
   self.fresh[id] = self.until_ <= looked + self.RECHECK and value or nil
   return value
+end
+
+--- Makes room for an id in the memo.
+function Place:expect(id)
+  for _, t in ipairs { self.memo, self.counters, self.fresh } do
+    if t[id] == nil then
+      t[id] = true
+      t[id] = nil
+    end
+  end
 end
 
 --- The value in the memo if it still is what stands under the id, else nil.

@@ -194,21 +194,19 @@ end
 
 local fill_in, release_later = C.sharearray_view, ffi.gc
 
--- Filled in by the core, which a process that has just woken up is quicker at. No view where there is no layout.
-local function mapped(map, layout, member)
-  local class = by_layout[layout] or class_of_layout(layout)
-  if not class then return nil end
-  local result = class.ctype()
-  fill_in(map, member, class.bits, always, result)
-  return result, class.finalizer
-end
+-- Views are filled in by the core, which a process that has just woken up is quicker at.
 
 --- The view of the array that a whole file is.
 -- @param map `sharearray_map *`; the view takes the caller's reference over
--- @return the view; nil where the array's layout is 0, and the reference stays with the caller
-function view.whole(map)
-  local result, finalizer = mapped(map, map.array.layout, nil)
-  return result and release_later(result, finalizer)
+-- @tparam number layout of its array
+-- @return the view; nil where the layout is 0, and the reference stays with the caller
+function view.whole(map, layout)
+  local class = by_layout[layout] or class_of_layout(layout)
+  if not class then return nil end
+  local result = class.spare or release_later(class.ctype(), class.finalizer)
+  class.spare = nil
+  fill_in(map, nil, class.bits, always, result)
+  return result
 end
 
 --- The view of an array in a bundle, which has no reference of the map: see sharearray.lifetime. nil where its layout
@@ -216,18 +214,26 @@ end
 -- @param map `sharearray_map *`
 -- @param member `sharearray_member *` of it
 function view.member(map, member)
-  return (mapped(map, member.array.layout, member))
+  local layout = member.array.layout
+  local class = by_layout[layout] or class_of_layout(layout)
+  if not class then return nil end
+  local result = class.ctype()
+  fill_in(map, member, class.bits, always, result)
+  return result
 end
 
 --- Whether `x` is a view or an array, closed ones included.
 function view.is(x) return class_of(x) ~= nil end
 
---- Makes the classes that most arrays are of, rows and tables of numbers: for whoever has nothing to do but to
--- wait for one.
+--- Makes the classes that most arrays are of, rows and tables of numbers, and a closed view of each for `view.whole`
+-- to fill in: for whoever has nothing to do but to wait for one.
 function view.prepare(list)
   for _, dtype in ipairs(list) do
     local kind = lshift(dtype.kind:byte(), 24) + lshift(dtype.itemsize, 16)
-    for ndim = 1, 2 do class_of_layout(kind + lshift(ndim, 8)) end
+    for ndim = 1, 2 do
+      local class = class_of_layout(kind + lshift(ndim, 8))
+      class.spare = release_later(class.ctype(), class.finalizer)
+    end
   end
 end
 

@@ -8,6 +8,8 @@ local C = require("sharearray.cdefs").C
 
 local M = {}
 
+local WAIT, FOR_EVER = C.SHAREARRAY_WAIT, math.huge
+local attach, await = C.sharearray_attach, C.sharearray_await
 local FIRST, LONGEST = 0.001, 0.02 -- seconds of an injected sleep
 local PIECE, YIELDING_PIECE = 64 * 2 ^ 20, 4 * 2 ^ 20 -- bytes; 4 MiB take an event loop 2 ms
 
@@ -111,16 +113,52 @@ end
 
 local prepared
 
---- What a process does while it waits for an array anyway, so that it need not be done when all wake.
-function M.prepare()
+-- What a process does before it waits for an array, so that it need not be done when all wake.
+local function prepare(place, id)
+  place:expect(id)
   if prepared then return end
   prepared = {}
   for i, code in ipairs { "f4", "f8", "i4", "u1" } do prepared[i] = dtype.by_code[code] end
   view.prepare(prepared)
 end
 
+--- Waits until there is something to be had of an id that somebody else builds.
+-- @param self the store
+-- @tparam number flags of sharearray_attach
+-- @param ticket as `sharearray_attach` filled it
+-- @tparam[opt] number deadline
+-- @param map, build, message where `sharearray_attach` puts what it has
+-- @treturn[1] number what `sharearray_attach` returned at last, which is not WAIT
+-- @return[2] nil, message, code
+function M.attach(self, id, flags, ticket, deadline, map, build, message)
+  local place, settings = self.place, self.settings
+  local handle, round, step = place.handle, 0, nil
+  repeat
+    local seconds = deadline and M.remaining(deadline) or FOR_EVER
+    if seconds == 0 then
+      step = attach(handle, id, flags + C.SHAREARRAY_FINAL, ticket, map, build, message)
+      if step == WAIT then return M.timed_out(settings, id, ticket) end
+      return step
+    end
+    round = round + 1
+    if round == 1 then
+      M.announce(settings, id, ticket)
+      prepare(place, id)
+    end
+    if settings.sleep then
+      local slept, why = M.once(place, settings, id, ticket, seconds, round)
+      if slept == false then return M.cannot_wait(id, ticket, why) end
+      step = attach(handle, id, flags, ticket, map, build, message)
+    else
+      step = await(handle, id, flags, ticket, seconds, map, build, message)
+    end
+  until step ~= WAIT
+  return step
+end
+
 -- Ctrl-C works through a debug hook, which compiled code never looks at. A finalizer, which may be the first to
 -- load this, is not allowed to say so.
 pcall(jit.off, M.once)
+pcall(jit.off, M.attach)
 
 return M
