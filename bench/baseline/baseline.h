@@ -24,6 +24,9 @@ double baseline_cpu_time(int pid);
 /* FUTEX_WAIT until the word is not `value`, and FUTEX_WAKE of all. */
 void baseline_wait(const uint32_t *word, uint32_t value);
 void baseline_wake(uint32_t *word);
+/* Notes in the slot that its process has what it waited for, and sleeps until the second word of slot 0 says that all
+ * have. One call, as it holds up those who have not. */
+void baseline_arrive(volatile double *board, int slot);
 
 /* memory.c: 1 GiB and more. */
 double baseline_write(const char *path, const void *bytes, size_t size);

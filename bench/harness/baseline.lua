@@ -11,6 +11,7 @@ volatile double *baseline_board(const char *path, int count);
 double baseline_cpu_time(int pid);
 void baseline_wait(const uint32_t *word, uint32_t value);
 void baseline_wake(uint32_t *word);
+void baseline_arrive(volatile double *board, int slot);
 double baseline_write(const char *path, const void *bytes, size_t size);
 double baseline_fill(const char *path, size_t count);
 double baseline_reserve_and_fill(const char *path, size_t count);

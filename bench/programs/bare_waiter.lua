@@ -22,8 +22,8 @@ local seen, header, stat = word[0], ffi.new("char[1024]"), ffi.new("char[256]")
 local bytes_p = ffi.typeof("const char *")
 
 -- Looked up before the wake, as ours are.
-local open, fstat, pread, mmap, close, wait, now = C.open, C.fstat, C.pread, C.mmap, C.close,
-  baseline.C.baseline_wait, baseline.C.baseline_now
+local open, fstat, pread, mmap, close, wait, arrive = C.open, C.fstat, C.pread, C.mmap, C.close,
+  baseline.C.baseline_wait, baseline.C.baseline_arrive
 
 board[slot] = -1
 wait(word, seen)
@@ -32,5 +32,4 @@ assert(fd >= 0 and fstat(fd, stat) == 0 and pread(fd, header, 1024, 0) >= 0)
 local map = mmap(nil, SIZE, PROT_READ, MAP_SHARED, fd, 0)
 close(fd)
 assert(ffi.cast(bytes_p, map)[SIZE - 1] == 0)
-board[slot] = now()
-wait(word + 1, 0)
+arrive(board, slot)

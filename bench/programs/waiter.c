@@ -46,7 +46,6 @@ int main(int argc, char **argv) {
     if (wait_for_lock(argv[5]) != 0) return 1;
   } else baseline_wait(word, seen);
   if (attach(argv[5]) != 0) return 1;
-  board[slot] = baseline_now();
-  baseline_wait(word + 1, 0);
+  baseline_arrive(board, slot);
   return 0;
 }
