@@ -182,10 +182,11 @@ describe("the memo of eight processes", function()
   end)
 
   it("counts the 10 ms from the look, however late the process comes to note what it saw", function()
-    local place, upvalue, whole = require "sharearray.place", 0, nil
+    local place, upvalue = require "sharearray.place", 0
     machine.worker("assert(sharearray.cache('late', sharearray.array({1})))", {},
       { SHAREARRAY_SHM_PATH = directory }):finish()
-    local store, name = sharearray.new { shm_path = directory }, nil
+    local store = sharearray.new { shm_path = directory }
+    local name, whole
     repeat
       upvalue = upvalue + 1
       name, whole = debug.getupvalue(place.remember, upvalue)

@@ -204,6 +204,24 @@ local function element_at(strided, reader)
   return text .. "; local bits = " .. (strided and "cast(bits_p, elements)" or "self.bits")
 end
 
+-- Adds the text to the parts, with its $NAMEs replaced: by pieces of text that have such themselves, or by what fills
+-- the holes. gsub would do, but it looks at every letter, and each process makes a class or two at its start.
+local function render_into(parts, text, pieces, holes)
+  local at, hole = 1, text:find("$", 1, true)
+  while hole do
+    local name = text:match("^%u+", hole + 1)
+    parts[#parts + 1] = text:sub(at, hole - 1)
+    if pieces[name] then
+      render_into(parts, pieces[name], pieces, holes)
+    else
+      parts[#parts + 1] = holes[name]
+    end
+    at = hole + 1 + #name
+    hole = text:find("$", at, true)
+  end
+  parts[#parts + 1] = text:sub(at)
+end
+
 local function render(spec)
   local n, reader = spec.ndim, spec.dtype.reader
   local strided = not spec.contiguous
@@ -231,9 +249,11 @@ local function render(spec)
     VALUE = reader.value,
     NUMBER = reader.number or "fail.number(self)",
   }
-  local indexing = n == 0 and INDEXING_0 or n == 1 and INDEXING_1 or INDEXING_N
-  local text = TEMPLATE:gsub("%$(%u+)", { SETTING = spec.writable and SETTING or NO_SETTING, INDEXING = indexing })
-  return (text:gsub("%$(%u+)", holes))
+  local pieces = { SETTING = spec.writable and SETTING or NO_SETTING,
+    INDEXING = n == 0 and INDEXING_0 or n == 1 and INDEXING_1 or INDEXING_N }
+  local parts = {}
+  render_into(parts, TEMPLATE, pieces, holes)
+  return table.concat(parts)
 end
 
 local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")

@@ -25,22 +25,26 @@ end
 -- `make install` leaves the modules that every process loads as bytecode beside their sources, see .ci/bytecode:
 -- LuaJIT reads it in a third of the time that it takes to compile those. It is of use to a LuaJIT of the same version
 -- and kind, in the same place, and as long as the sources are the ones it was made of; else they are loaded.
-local function chunks_of(folder)
-  local chunks, at = {}, #folder + 2
-  local file = io.open(("%s/%s-%s.bytecode"):format(folder, (jit.version:gsub(" ", "-")), jit.arch), "rb")
-  local text = file and file:read "*a"
-  if file then file:close() end
-  if not text or text:sub(1, #folder + 1) ~= folder .. "\n" then return {} end
-  while at <= #text do
-    local _, head, name, made_of, bytes = text:find("^(%l+) (%d+ %d+) (%d+)\n", at)
-    local last = head and head + bytes
+local function chunks_in(file, folder)
+  local chunks = {}
+  if file:read "*l" ~= folder then return {} end
+  for line in file:lines() do
+    local name, made_of, bytes = line:match "^(%l+) (%d+ %d+) (%d+)$"
+    local text = name and stamp(("%s/%s.lua"):format(folder, name)) == made_of and file:read(tonumber(bytes))
     -- LuaJIT checks nothing of bytecode, not even where it ends.
-    local whole = last and last <= #text and stamp(("%s/%s.lua"):format(folder, name)) == made_of
-    local chunk = whole and loadstring(text:sub(head + 1, last))
+    local chunk = text and #text == tonumber(bytes) and loadstring(text)
     if not chunk then return {} end
-    chunks["sharearray." .. name], at = chunk, last + 1
+    chunks["sharearray." .. name] = chunk
   end
   return chunks
+end
+
+local function chunks_of(folder)
+  local file = io.open(("%s/%s-%s.bytecode"):format(folder, (jit.version:gsub(" ", "-")), jit.arch), "rb")
+  if not file then return {} end
+  local read, chunks = pcall(chunks_in, file, folder)
+  file:close()
+  return read and chunks or {}
 end
 
 -- A libc without statx, before 2018, means the sources. Another copy of this file may have declared it.
@@ -48,8 +52,7 @@ pcall(ffi.cdef, [[
   int sharearray_stamp(int directory, const char *path, int flags, unsigned mask, void *status) __asm__("statx");
 ]])
 local folder = debug.getinfo(1, "S").source:match "^@(.*)/"
-local readable, chunks = pcall(chunks_of, folder)
-if not readable then chunks = {} end
+local chunks = chunks_of(folder)
 for name, chunk in pairs(chunks) do package.preload[name] = package.preload[name] or chunk end
 
 local facade = require "sharearray.facade"

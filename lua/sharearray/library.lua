@@ -103,9 +103,14 @@ void sharearray_view(sharearray_map *map, const sharearray_member *member, int b
 void sharearray_prefault(const sharearray_map *map);
 ]]
 
--- nginx with its code cache off, busted and two Lua states load this file again in one process; the
--- C types of one state may be declared only once.
-if not pcall(ffi.typeof, "sharearray_map") then ffi.cdef(declarations) end
+-- Whoever takes our modules out of package.loaded (busted does) loads this file again, and the C types of a Lua state
+-- may be declared only once. The registry is the state's own. Asking ffi.typeof would cost an error, which takes longer
+-- than to declare all of it.
+local registry = debug.getregistry()
+if not registry["sharearray.library"] then
+  ffi.cdef(declarations)
+  registry["sharearray.library"] = true
+end
 
 local path, tried = package.searchpath("sharearray.core", package.cpath)
 if not path then
@@ -114,8 +119,8 @@ end
 
 -- Pinned for the life of the process: at an error exit LuaJIT may unload a library before the last
 -- finalizer has called into it. The Makefile links with `-z nodelete`; luarocks does not.
-if not pcall(function() return ffi.C.dlopen end) then ffi.cdef "void *dlopen(const char *filename, int flags);" end
+ffi.cdef 'void *sharearray_dlopen(const char *filename, int flags) __asm__("dlopen");' -- a libc may have it elsewhere
 local RTLD_LAZY, RTLD_NODELETE = 0x1, 0x1000
-pcall(function() return ffi.C.dlopen(path, RTLD_LAZY + RTLD_NODELETE) end)
+pcall(function() return ffi.C.sharearray_dlopen(path, RTLD_LAZY + RTLD_NODELETE) end)
 
 return { C = ffi.load(path), declarations = declarations }

@@ -132,7 +132,8 @@ end
 -- @return[2] nil, message, code
 function M.attach(self, id, flags, ticket, deadline, map, build, message)
   local place, settings = self.place, self.settings
-  local handle, round, step = place.handle, 0, nil
+  local handle, round = place.handle, 0
+  local step
   repeat
     local seconds = deadline and M.remaining(deadline) or FOR_EVER
     if seconds == 0 then
