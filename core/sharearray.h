@@ -63,7 +63,8 @@ enum {
 enum {
   SHAREARRAY_READY = 0, /* there is a map */
   SHAREARRAY_BUILD = 1, /* the caller holds the build */
-  SHAREARRAY_WAIT = 2   /* somebody else holds it: wait, then ask again */
+  SHAREARRAY_WAIT = 2,  /* somebody else holds it: wait, then ask again */
+  SHAREARRAY_FILLED = 3 /* and more, sharearray_await() only: there is a map, and a view of it */
 };
 
 /* Failures. sharearray_code() has the same as words. */
@@ -209,10 +210,19 @@ SHAREARRAY_API int sharearray_attach(sharearray_store *store, const char *id, ui
 SHAREARRAY_API void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket,
                                     double seconds);
 
-/* Waits like that, and attaches. One call for those who are woken by the hundred, each of whom makes it with cold
- * caches. */
+/* A view to be: a struct as sharearray_view() fills in, for arrays of that layout. */
+typedef struct sharearray_blank {
+  void *view;
+  uint32_t layout;
+  int32_t bits;
+} sharearray_blank;
+/* Waits like that, and attaches: one call for those who are woken by the hundred, each of whom makes it with cold
+ * caches. For the same reason it fills a view in if the array's layout is the one of blank i, of `count`: then it
+ * returns SHAREARRAY_FILLED + i, and the reference of *map is that view's. */
 SHAREARRAY_API int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
-                                    double seconds, sharearray_map **map, sharearray_build **build, char *message);
+                                    double seconds, const sharearray_blank *blanks, uint32_t count,
+                                    const uint8_t *sealed, sharearray_map **map, sharearray_build **build,
+                                    char *message);
 
 /* What stands under the id. EABSENT where there is neither entry nor builder. */
 SHAREARRAY_API int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);

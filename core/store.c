@@ -241,9 +241,17 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
 }
 
 int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket, double seconds,
-                     sharearray_map **map, sharearray_build **build, char *message) {
+                     const sharearray_blank *blanks, uint32_t count, const uint8_t *sealed, sharearray_map **map,
+                     sharearray_build **build, char *message) {
   sharearray_wait(store, id, ticket, seconds);
-  return sharearray_attach(store, id, flags, ticket, map, build, message);
+  int code = sharearray_attach(store, id, flags, ticket, map, build, message);
+  if (code != SHAREARRAY_READY || !ticket->layout) return code;
+  for (uint32_t i = 0; i < count; i++) {
+    if (blanks[i].layout != ticket->layout) continue;
+    sharearray_view(*map, NULL, blanks[i].bits, sealed, blanks[i].view);
+    return SHAREARRAY_FILLED + (int)i;
+  }
+  return code;
 }
 
 int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *public) {

@@ -34,8 +34,14 @@ typedef struct sharearray_info {
 } sharearray_info;
 void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket,
       double seconds);
+typedef struct sharearray_blank {
+  void *view;
+  uint32_t layout;
+  int32_t bits;
+} sharearray_blank;
 int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
-      double seconds, sharearray_map **map, sharearray_build **build, char *message);
+      double seconds, const sharearray_blank *blanks, uint32_t count, const uint8_t *sealed,
+      sharearray_map **map, sharearray_build **build, char *message);
 int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
 int sharearray_remove(sharearray_store *store, const char *id, char *message);
 int sharearray_ids(sharearray_store *store, char **ids, size_t *count, char *message);

@@ -23,7 +23,8 @@ local M = {}
 
 -- Interpreted code would look all these up, or parse them, at every call: those who waited for an array are woken
 -- together, and each of them runs this with cold caches.
-local READY, BUILD, WAIT, GET = C.SHAREARRAY_READY, C.SHAREARRAY_BUILD, C.SHAREARRAY_WAIT, C.SHAREARRAY_GET
+local READY, BUILD, WAIT, FILLED = C.SHAREARRAY_READY, C.SHAREARRAY_BUILD, C.SHAREARRAY_WAIT, C.SHAREARRAY_FILLED
+local GET = C.SHAREARRAY_GET
 local attach, remember = C.sharearray_attach, place_.remember
 local new_ticket = ffi.typeof("sharearray_ticket")
 local spare -- the ticket of an attach that is over. While one goes on, a finalizer may begin another.
@@ -72,9 +73,10 @@ function M.obtain(self, id, source, flags)
   local looked = loop.now()
   local step = attach(place.handle, id, flags, ticket, map_out, build_out, message)
   if step == WAIT then
-    local text, code
-    step, text, code = wait.attach(self, id, flags, ticket, deadline, map_out, build_out, message)
-    if not step then return nil, text, code end
+    local value, code
+    step, value, code = wait.attach(self, id, flags, ticket, deadline, map_out, build_out, message)
+    if step == FILLED then return value end
+    if not step then return nil, value, code end
   end
   if step == READY then
     local value, text, code = remember(self, id, map_out[0], ticket.layout, ticket.seen, looked)

@@ -20,9 +20,8 @@ local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
 local store_out = ffi.new("sharearray_store *[1]")
 
-local Place = {
-  RECHECK = 10, -- milliseconds that the memo is trusted for
-}
+local RECHECK = 10 -- milliseconds that the memo is trusted for
+local Place = { RECHECK = RECHECK }
 Place.__index = Place
 setmetatable(Place, { __index = lazy "sharearray.memo" })
 
@@ -138,6 +137,12 @@ function M.unfit(map)
   if value == nil then return problem end
 end
 
+-- Puts a value into the memo, where nothing is under the id.
+local function note(self, id, value, pin, counter, looked)
+  self.memo[id], self.counters[id] = pin, counter
+  self.fresh[id] = self.until_ <= looked + RECHECK and value or nil
+end
+
 --- Puts what is under an id into the memo of a store's place.
 -- @param store its place is open
 -- @param map its mapping, with a reference that this call takes over
@@ -164,11 +169,12 @@ function M.remember(store, id, map, layout, counter, looked)
     loop.dropped()
     self.tables[id], self.failures[id] = nil, nil
   end
-  self.memo[id], self.counters[id] = pin, counter
   if of_bundle then self.tables[id] = of_bundle end
-  self.fresh[id] = self.until_ <= looked + self.RECHECK and value or nil
+  note(self, id, value, pin, counter, looked)
   return value
 end
+
+M.note = note
 
 --- Makes room for an id in the memo.
 function Place:expect(id)

@@ -203,8 +203,7 @@ local fill_in, release_later = C.sharearray_view, ffi.gc
 function view.whole(map, layout)
   local class = by_layout[layout] or class_of_layout(layout)
   if not class then return nil end
-  local result = class.spare or release_later(class.ctype(), class.finalizer)
-  class.spare = nil
+  local result = release_later(class.ctype(), class.finalizer)
   fill_in(map, nil, class.bits, always, result)
   return result
 end
@@ -225,16 +224,24 @@ end
 --- Whether `x` is a view or an array, closed ones included.
 function view.is(x) return class_of(x) ~= nil end
 
---- Makes the classes that most arrays are of, rows and tables of numbers, and a closed view of each for `view.whole`
--- to fill in: for whoever has nothing to do but to wait for one.
-function view.prepare(list)
+--- Closed views of the classes that most arrays are of, rows and tables of numbers, for the core to fill in: for who
+-- has nothing to do but to wait for one.
+-- @tparam table list of dtype objects
+-- @treturn table the views, which the caller keeps as long as the core has the blanks
+-- @return `sharearray_blank *` for each, in the same order
+-- @return what all of them have for `sealed`
+function view.blanks(list)
+  local views, blanks = {}, ffi.new("sharearray_blank[?]", 2 * #list)
   for _, dtype in ipairs(list) do
-    local kind = lshift(dtype.kind:byte(), 24) + lshift(dtype.itemsize, 16)
     for ndim = 1, 2 do
-      local class = class_of_layout(kind + lshift(ndim, 8))
-      class.spare = release_later(class.ctype(), class.finalizer)
+      local layout = lshift(dtype.kind:byte(), 24) + lshift(dtype.itemsize, 16) + lshift(ndim, 8)
+      local class = by_layout[layout] or class_of_layout(layout)
+      local x = release_later(class.ctype(), class.finalizer)
+      blanks[#views] = { x, layout, class.bits }
+      views[#views + 1] = x
     end
   end
+  return views, blanks, always
 end
 
 --- Whether elements of the view `x` may be set.

@@ -3,13 +3,15 @@
 
 local dtype = require "sharearray.dtype"
 local ffi = require "ffi"
+local loop = require "sharearray.loop"
+local place_ = require "sharearray.place"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 local M = {}
 
-local WAIT, FOR_EVER = C.SHAREARRAY_WAIT, math.huge
-local attach, await = C.sharearray_attach, C.sharearray_await
+local WAIT, FILLED, FOR_EVER = C.SHAREARRAY_WAIT, C.SHAREARRAY_FILLED, math.huge
+local attach, await, note = C.sharearray_attach, C.sharearray_await, place_.note
 local FIRST, LONGEST = 0.001, 0.02 -- seconds of an injected sleep
 local PIECE, YIELDING_PIECE = 64 * 2 ^ 20, 4 * 2 ^ 20 -- bytes; 4 MiB take an event loop 2 ms
 
@@ -111,15 +113,55 @@ function M.cannot_wait(id, ticket, why)
   return nil, ("sharearray: '%s': %s, and nobody can wait for it here: %s"):format(id, reason, tostring(why)), "timeout"
 end
 
-local prepared
+local numbers
 
 -- What a process does before it waits for an array, so that it need not be done when all wake.
 local function prepare(place, id)
   place:expect(id)
-  if prepared then return end
-  prepared = {}
-  for i, code in ipairs { "f4", "f8", "i4", "u1" } do prepared[i] = dtype.by_code[code] end
-  view.prepare(prepared)
+  numbers = numbers or { dtype.by_code.f4, dtype.by_code.f8, dtype.by_code.i4, dtype.by_code.u1 }
+  return view.blanks(numbers)
+end
+
+-- The last look, when the time is over.
+local function attach_finally(self, id, flags, ticket, map, build, message)
+  local step = attach(self.place.handle, id, flags + C.SHAREARRAY_FINAL, ticket, map, build, message)
+  if step == WAIT then return M.timed_out(self.settings, id, ticket) end
+  return step
+end
+
+-- Waits in the kernel. See `M.attach`.
+local function attach_blocking(self, id, flags, ticket, deadline, map, build, message)
+  local place, settings = self.place, self.settings
+  local views, blanks, sealed = prepare(place, id)
+  -- Where there is more to be done than to fill a view in, that is left to `obtain`.
+  local more = settings.prefault or settings.max_age or settings.origin or place.memo[id]
+  local count = more and 0 or #views
+  local step, looked, seen
+  repeat
+    local seconds = deadline and M.remaining(deadline) or FOR_EVER
+    if seconds == 0 then return attach_finally(self, id, flags, ticket, map, build, message) end
+    looked, seen = loop.now(), ticket.seen -- from before the look that finds it, which is safe
+    step = await(place.handle, id, flags, ticket, seconds, blanks, count, sealed, map, build, message)
+  until step ~= WAIT
+  if step < FILLED then return step end
+  local x = views[step - FILLED + 1]
+  note(place, id, x, x, seen, looked)
+  return FILLED, x
+end
+
+-- Waits by the injected sleep. See `M.attach`.
+local function attach_yielding(self, id, flags, ticket, deadline, map, build, message)
+  local place, settings, round = self.place, self.settings, 0
+  local step
+  repeat
+    local seconds = M.remaining(deadline)
+    if seconds == 0 then return attach_finally(self, id, flags, ticket, map, build, message) end
+    round = round + 1
+    local slept, why = M.once(place, settings, id, ticket, seconds, round)
+    if slept == false then return M.cannot_wait(id, ticket, why) end
+    step = attach(place.handle, id, flags, ticket, map, build, message)
+  until step ~= WAIT
+  return step
 end
 
 --- Waits until there is something to be had of an id that somebody else builds.
@@ -128,38 +170,19 @@ end
 -- @param ticket as `sharearray_attach` filled it
 -- @tparam[opt] number deadline
 -- @param map, build, message where `sharearray_attach` puts what it has
--- @treturn[1] number what `sharearray_attach` returned at last, which is not WAIT
+-- @treturn[1] number what `sharearray_attach` returned at last, which is not WAIT; or SHAREARRAY_FILLED
+-- @return[1] then the view, which is in the memo
 -- @return[2] nil, message, code
 function M.attach(self, id, flags, ticket, deadline, map, build, message)
-  local place, settings = self.place, self.settings
-  local handle, round = place.handle, 0
-  local step
-  repeat
-    local seconds = deadline and M.remaining(deadline) or FOR_EVER
-    if seconds == 0 then
-      step = attach(handle, id, flags + C.SHAREARRAY_FINAL, ticket, map, build, message)
-      if step == WAIT then return M.timed_out(settings, id, ticket) end
-      return step
-    end
-    round = round + 1
-    if round == 1 then
-      M.announce(settings, id, ticket)
-      prepare(place, id)
-    end
-    if settings.sleep then
-      local slept, why = M.once(place, settings, id, ticket, seconds, round)
-      if slept == false then return M.cannot_wait(id, ticket, why) end
-      step = attach(handle, id, flags, ticket, map, build, message)
-    else
-      step = await(handle, id, flags, ticket, seconds, map, build, message)
-    end
-  until step ~= WAIT
-  return step
+  if M.remaining(deadline) == 0 then return attach_finally(self, id, flags, ticket, map, build, message) end
+  M.announce(self.settings, id, ticket)
+  local way = self.settings.sleep and attach_yielding or attach_blocking
+  return way(self, id, flags, ticket, deadline, map, build, message)
 end
 
 -- Ctrl-C works through a debug hook, which compiled code never looks at. A finalizer, which may be the first to
 -- load this, is not allowed to say so.
 pcall(jit.off, M.once)
-pcall(jit.off, M.attach)
+pcall(jit.off, attach_blocking)
 
 return M
