@@ -221,6 +221,57 @@ describe("processes that share an id", function()
     assert.equal(1, assert(sharearray.cache("x", error, { shm_path = directory, timeout = 0 }))(0))
   end)
 
+  it("a waiter's view is the one of the memo, read-only, and as any other, whatever it is of", function()
+    -- Of some the view is made before the wait, of the others after it.
+    local sources = [[
+      local arrays = {
+        sharearray.array({ 1, 2 }, "float32"), sharearray.array({ { 1, 2 }, { 3, 4 } }, "float64"),
+        sharearray.array({ { 1, 2, 3 } }, "uint8"), sharearray.array({ 5 }, "int32"),
+        sharearray.array({ 5, 6 }, "int16"), sharearray.array({ { { 1 }, { 2 } } }, "float32"),
+        sharearray.array(7, "float32"), sharearray.array({}, "float64"), sharearray.array({ "ab", "c" }, "S3"), sharearray.array({ true, false }),
+        { x = sharearray.array({ 1, 2 }, "float32") },
+      }
+    ]]
+    local builder = machine.worker(sources .. [[
+      for i, x in ipairs(arrays) do
+        assert(sharearray.cache("x" .. i, function() say "building" hear() return x end))
+      end
+      say "done"
+    ]], {}, env)
+    local waiter = machine.worker(sources .. [[
+      local function log(line) if line:find("is building it; waiting", 1, true) then say "waiting" end end
+      for i, x in ipairs(arrays) do
+        hear()
+        local v = assert(sharearray.cache("x" .. i, error, {verbose = true, log_func = log}))
+        assert(rawequal(v, sharearray.get("x" .. i)), "another than the memo's")
+        if type(x) == "table" then x, v = x.x, v.x end
+        assert(tostring(v) == tostring(x), tostring(v))
+        local _, problem = pcall(v.fill, v, 0)
+        assert(tostring(problem):find "read%-only")
+      end
+      local function mapped()
+        local files = 0
+        for line in io.lines "/proc/self/maps" do
+          if line:find("sharearray_x", 1, true) then files = files + 1 end
+        end
+        return files
+      end
+      local before = mapped()
+      for i in ipairs(arrays) do sharearray.free("x" .. i) end
+      sharearray.get "x1"
+      for _ = 1, 4 do collectgarbage() end
+      say(#arrays, before, mapped())
+    ]], {}, env)
+    for _ = 1, 11 do
+      builder:expect("building")
+      waiter:tell()
+      waiter:expect("waiting")
+      builder:tell()
+    end
+    builder:expect("done")
+    assert.equal("11 11 0", waiter:finish():match("([^\n]*)\n$"))
+  end)
+
   it("a wait can be interrupted", function()
     local builder = machine.worker([[
       sharearray.cache("x", function() say "building" hear() return sharearray.array({1}) end)
