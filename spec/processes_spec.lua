@@ -228,8 +228,8 @@ describe("processes that share an id", function()
         sharearray.array({ 1, 2 }, "float32"), sharearray.array({ { 1, 2 }, { 3, 4 } }, "float64"),
         sharearray.array({ { 1, 2, 3 } }, "uint8"), sharearray.array({ 5 }, "int32"),
         sharearray.array({ 5, 6 }, "int16"), sharearray.array({ { { 1 }, { 2 } } }, "float32"),
-        sharearray.array(7, "float32"), sharearray.array({}, "float64"), sharearray.array({ "ab", "c" }, "S3"), sharearray.array({ true, false }),
-        { x = sharearray.array({ 1, 2 }, "float32") },
+        sharearray.array(7, "float32"), sharearray.array({}, "float64"), sharearray.array({ "ab", "c" }, "S3"),
+        sharearray.array({ true, false }), { x = sharearray.array({ 1, 2 }, "float32") },
       }
     ]]
     local builder = machine.worker(sources .. [[
