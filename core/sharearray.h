@@ -7,8 +7,8 @@
  *   <shm_path>/<prefix><id>.npy.new    the moment of a refresh: complete, about to be renamed
  *   <shm_path>/<prefix>.changes.<uid>  one page of counters: who waits sleeps on them
  *
- * A caller drives one protocol by hand. Nothing in it blocks except sharearray_wait(), so an event
- * loop may put its own sleep in that place:
+ * A caller drives one protocol by hand. Nothing in it blocks except sharearray_wait() and sharearray_await(), so an
+ * event loop may put its own sleep in that place:
  *
  *   for (;;) {
  *     int step = sharearray_attach(store, id, 0, &ticket, &map, &build, message);
