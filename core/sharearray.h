@@ -138,8 +138,8 @@ typedef struct sharearray_member {
   uint64_t size;        /* of the content, bytes */
   uint32_t name_length; /* bytes */
   uint32_t crc;         /* CRC-32 of the content */
-  /* Of a member "*.npy" that was read, else NULL. Its offsets count from the start of the content. It lives as long as
-   * the members do, and those whose headers are alike may share it. */
+  /* Of a member "*.npy" as sharearray_npz_read() has it, else NULL. Its offsets count from the start of the content. It
+   * lives as long as the members do, and those whose headers are alike may share it. */
   const sharearray_npy *array;
 } sharearray_member;
 
@@ -198,7 +198,7 @@ SHAREARRAY_API void sharearray_store_delete(sharearray_store *store);
 /* 1 if `id` matches ^[A-Za-z0-9=+._-]+$ and "<prefix><id>.npy.lock" fits a file name, else 0. */
 SHAREARRAY_API int sharearray_valid_id(const char *prefix, const char *id, size_t length);
 
-/* One step towards the array: READY sets *map, BUILD sets *build, WAIT fills *ticket.
+/* One step towards the array: READY sets *map, BUILD sets *build; *ticket is filled.
  * `flags`: 0, or GET, REFRESH, YIELDS, FINAL. Never blocks, and never runs anything of the caller's.
  * Removes what dead builders left. Errors: EABSENT (GET only), ECORRUPT, EUNTRUSTED, EDENIED,
  * EUNSUPPORTED, ERECURSIVE, ENOSPACE (not even for the lock), EIO, EINVAL (id). */
@@ -216,13 +216,14 @@ typedef struct sharearray_blank {
   uint32_t layout;
   int32_t bits;
 } sharearray_blank;
-/* Waits like that, and attaches: one call for those who are woken by the hundred, each of whom makes it with cold
- * caches. For the same reason it fills a view in if the array's layout is the one of blank i, of `count`: then it
- * returns SHAREARRAY_FILLED + i, and the reference of *map is that view's. */
+/* Waits like that, with a ticket of sharearray_attach(), and attaches to what is there then: one call for those who are
+ * woken by the hundred, each of whom makes it with cold caches. For the same reason it fills a view in if the array's
+ * layout is the one of blank i, of `count`: then it returns SHAREARRAY_FILLED + i, and the reference of *map is that
+ * view's. It never takes a build, which a caller whom a signal ends first could lose: after WAIT, and always with
+ * REFRESH, call sharearray_attach(). */
 SHAREARRAY_API int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
                                     double seconds, const sharearray_blank *blanks, uint32_t count,
-                                    const uint8_t *sealed, sharearray_map **map, sharearray_build **build,
-                                    char *message);
+                                    const uint8_t *sealed, sharearray_map **map, char *message);
 
 /* What stands under the id. EABSENT where there is neither entry nor builder. */
 SHAREARRAY_API int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);

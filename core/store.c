@@ -207,7 +207,7 @@ static int attach_locked(sharearray_store *store, const char *id, const struct s
   return code;
 }
 
-static int attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
+static int attach(sharearray_store *store, const char *id, uint32_t flags, bool may_build, sharearray_ticket *ticket,
                   sharearray_map **map, sharearray_build **build, char *message) {
   struct sa_paths paths;
   int lock, code = sa_names(store, id, &paths, message);
@@ -218,6 +218,7 @@ static int attach(sharearray_store *store, const char *id, uint32_t flags, share
     code = attach_finished(store, id, &paths, flags, ticket, map, message);
     if (code != SHAREARRAY_EABSENT || (flags & SHAREARRAY_GET)) return code;
   }
+  if (!may_build) return SHAREARRAY_WAIT;
   if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(store, &paths))
     return sa_fail(message, SHAREARRAY_ERECURSIVE,
                    "%s is being built by this very thread: the function that builds an id must not ask for it, and no "
@@ -235,16 +236,17 @@ static int attach(sharearray_store *store, const char *id, uint32_t flags, share
 
 int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
                       sharearray_map **map, sharearray_build **build, char *message) {
-  int code = attach(store, id, flags, ticket, map, build, message);
+  int code = attach(store, id, flags, true, ticket, map, build, message);
   if (code == SHAREARRAY_READY) ticket->layout = (*map)->array.layout;
   return code;
 }
 
 int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket, double seconds,
                      const sharearray_blank *blanks, uint32_t count, const uint8_t *sealed, sharearray_map **map,
-                     sharearray_build **build, char *message) {
+                     char *message) {
   sharearray_wait(store, id, ticket, seconds);
-  int code = sharearray_attach(store, id, flags, ticket, map, build, message);
+  int code = attach(store, id, flags, false, ticket, map, NULL, message);
+  if (code == SHAREARRAY_READY) ticket->layout = (*map)->array.layout;
   if (code != SHAREARRAY_READY || !ticket->layout) return code;
   for (uint32_t i = 0; i < count; i++) {
     if (blanks[i].layout != ticket->layout) continue;

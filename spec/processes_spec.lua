@@ -286,6 +286,37 @@ describe("processes that share an id", function()
     builder:finish()
   end)
 
+  -- Stopped, so that it learns of both at once.
+  it("a wait that is interrupted as the builder dies leaves the build to whoever wants it", function()
+    local builder = machine.worker([[
+      sharearray.cache("x", function() say "building" hear() end)
+    ]], {}, env)
+    builder:expect("building")
+    local waiter = machine.worker([[
+      local function log(line) if line:find("is building it; waiting", 1, true) then say "waiting" end end
+      local _, problem = pcall(sharearray.cache, "x", error, {verbose = true, log_func = log})
+      say(tostring(problem):match "interrupted" or problem)
+      hear()
+      say(assert(sharearray.cache("x", error))(0))
+    ]], {}, env)
+    waiter:expect("waiting")
+    local stop = machine.now() + 60
+    repeat
+      local state = machine.shell("cat /proc/" .. waiter.pid .. "/stat"):match "%) (%a)"
+    until state == "S" or machine.now() > stop
+    waiter:kill(machine.SIGSTOP)
+    builder:kill(machine.SIGKILL)
+    builder:wait()
+    waiter:kill(machine.SIGINT)
+    waiter:kill(machine.SIGCONT)
+    waiter:expect("interrupted")
+    local own = { shm_path = directory, timeout = 20 }
+    assert.equal(7, assert(sharearray.cache("x", sharearray.array { 7 }, own))(0))
+    waiter:tell()
+    waiter:expect("7")
+    waiter:finish()
+  end)
+
   it("readers beside an endless row of refreshes always get a whole version", function()
     local writer = machine.worker([[
       local n = 0

@@ -41,7 +41,7 @@ typedef struct sharearray_blank {
 } sharearray_blank;
 int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
       double seconds, const sharearray_blank *blanks, uint32_t count, const uint8_t *sealed,
-      sharearray_map **map, sharearray_build **build, char *message);
+      sharearray_map **map, char *message);
 int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
 int sharearray_remove(sharearray_store *store, const char *id, char *message);
 int sharearray_ids(sharearray_store *store, char **ids, size_t *count, char *message);

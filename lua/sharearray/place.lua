@@ -176,13 +176,10 @@ end
 
 M.note = note
 
---- Makes room for an id in the memo.
+--- Makes room for an id in the memo: LuaJIT does so for a key that nil is assigned to.
 function Place:expect(id)
   for _, t in ipairs { self.memo, self.counters, self.fresh } do
-    if t[id] == nil then
-      t[id] = true
-      t[id] = nil
-    end
+    if t[id] == nil then t[id] = nil end
   end
 end
 

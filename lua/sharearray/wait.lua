@@ -141,7 +141,9 @@ local function attach_blocking(self, id, flags, ticket, deadline, map, build, me
     local seconds = deadline and M.remaining(deadline) or FOR_EVER
     if seconds == 0 then return attach_finally(self, id, flags, ticket, map, build, message) end
     looked, seen = loop.now(), ticket.seen -- from before the look that finds it, which is safe
-    step = await(place.handle, id, flags, ticket, seconds, blanks, count, sealed, map, build, message)
+    step = await(place.handle, id, flags, ticket, seconds, blanks, count, sealed, map, message)
+    -- Ctrl-C ends it here, before this process has a lock that nobody would give back.
+    if step == WAIT then step = attach(place.handle, id, flags, ticket, map, build, message) end
   until step ~= WAIT
   if step < FILLED then return step end
   local x = views[step - FILLED + 1]
