@@ -448,3 +448,34 @@ describe("the memory of a bundle", function()
     C.sharearray_unref(map)
   end)
 end)
+
+describe("a row that is closed", function()
+  it("is closed, or still right, for a finalizer that reaches it in the midst of that", function()
+    local directory = machine.directory()
+    local said = machine.worker([[
+      local ffi = require "ffi"
+      jit.off()
+      collectgarbage("setpause", 0)
+      collectgarbage("setstepmul", 1000000) -- one step is a whole cycle
+      local right, wrong = 0, 0
+      for _ = 1, 50 do
+        collectgarbage "stop"
+        local row
+        ffi.gc(ffi.new "int[1]", function() -- older than what the row lives on, so finalized after it
+          local open, value = pcall(function() return row(1) end)
+          if not open or value == 4 then right = right + 1 else wrong = wrong + 1 end
+        end)
+        local x = sharearray.array { { 1, 2 }, { 3, 4 } }
+        row = x[1]
+        x:close()
+        x = nil
+        row(1)
+        collectgarbage "restart"
+        row:close()
+      end
+      say(right > 0, wrong)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory }):finish()
+    machine.remove(directory)
+    assert.equal("true 0\n", said)
+  end)
+end)

@@ -111,8 +111,11 @@ end
 
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
 function M.close(x)
-  if owners[x] then owners[x] = nil end -- or LuaJIT would make room for the key
-  if x.lent ~= 0 then
+  local owner, lent = owners[x], x.lent ~= 0
+  -- From here on nothing is allocated until a lent view is all zeros: else the collector could finalize the owner, and
+  -- then somebody's finalizer that reaches the view would read memory that is gone.
+  if owner then owners[x] = nil end -- or LuaJIT would make room for the key
+  if lent then
     local room = room_of(x)
     if room then room[x] = nil end
     return close_lent(x)
