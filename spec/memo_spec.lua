@@ -203,6 +203,53 @@ describe("the memo of eight processes", function()
     assert.equal("absent", (select(3, store:get("late"))))
   end)
 
+  it("is none the worse for a wait that Ctrl-C ends while room is made in it", function()
+    local store = sharearray.new { shm_path = directory }
+    assert(store:cache("other", sharearray.array({ 1 })))
+    local place = store.place
+    local interrupted = 0
+    for line = 1, 20 do -- as the interpreter does it: by a hook
+      local lines = 0
+      local function interrupt()
+        lines = lines + 1
+        if lines < line then return end
+        debug.sethook()
+        error "interrupted!"
+      end
+      local whole = pcall(function()
+        debug.sethook(interrupt, "l")
+        place:expect "awaited"
+        debug.sethook()
+      end)
+      if not whole then interrupted = interrupted + 1 end
+      assert.equal("absent", (select(3, store:get "awaited")))
+      assert(store:refresh("other", sharearray.array({ line })))
+      assert.equal("absent", (select(3, store:get "awaited")))
+      assert.equal(line, store:get("other")(0))
+    end
+    assert.is_true(interrupted > 3)
+  end)
+
+  it("has one view for all coroutines that waited for an id", function()
+    local builder = machine.worker([[
+      sharearray.cache("x", function() say "building" hear() return sharearray.array({5}) end)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    builder:expect("building")
+    local store = sharearray.new { shm_path = directory, sleep = function() coroutine.yield() end }
+    local threads, views = {}, {}
+    for i = 1, 3 do
+      threads[i] = coroutine.create(function() views[i] = assert(store:cache("x", error)) end)
+      assert(coroutine.resume(threads[i]))
+    end
+    builder:tell()
+    builder:finish()
+    for _, thread in ipairs(threads) do
+      while coroutine.status(thread) ~= "dead" do assert(coroutine.resume(thread)) end
+    end
+    for i = 1, 3 do assert.is_true(rawequal(views[i], store:get "x")) end
+    assert.equal(5, views[1](0))
+  end)
+
   it("misses no removal in the very tick of its look at the directory, however seldom it looks", function()
     local C = require("sharearray.cdefs").C
     local store = sharearray.new { shm_path = directory }

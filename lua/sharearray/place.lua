@@ -153,6 +153,10 @@ end
 -- @return[2] nil, message, code
 function M.remember(store, id, map, layout, counter, looked)
   local self = store.place
+  if self.memo[id] and self:is_current(id) then -- another coroutine waited for it too
+    C.sharearray_unref(map)
+    return self.tables[id] or self.memo[id]
+  end
   if store.settings.prefault then C.sharearray_prefault(map) end
   local value = whole(map, layout)
   local pin, of_bundle = value, nil
