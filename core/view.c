@@ -16,21 +16,20 @@ void sharearray_view(sharearray_map *map, const sharearray_member *member, int b
                      void *view) {
   const sharearray_npy *array = member ? member->array : &map->array;
   const char *elements = (const char *)map->base + (member ? member->offset : 0) + array->offset;
-  struct {
-    const void *map, *sealed;
-    uint64_t lent;
-    const void *elements[2];
-  } first = {map, sealed, member != NULL, {elements, elements}};
-  size_t used = sizeof first - (bits ? 0 : sizeof elements);
-  uint64_t count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
-  for (int i = 0; i < array->ndim; i++) count *= sizes[1 + i] = array->shape[i];
+  const void *pointers[5] = {map, sealed, NULL, elements, elements};
+  size_t used = (bits ? 5 : 4) * sizeof *pointers;
+  uint64_t lent = member != NULL, count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
+  int ndim = array->ndim;
+  uint32_t wide_sizes = array->layout & 1;
+  for (int i = 0; i < ndim; i++) count *= sizes[1 + i] = array->shape[i];
   sizes[0] = count;
-  memcpy(view, &first, used);
+  memcpy(view, pointers, used);
+  memcpy((char *)view + 2 * sizeof *pointers, &lent, sizeof lent);
   char *at = (char *)view + used;
-  for (int i = 0; i <= array->ndim; i++) {
+  for (int i = 0; i <= ndim; i++) {
     int32_t narrow = (int32_t)sizes[i];
     double wide = (double)sizes[i];
-    if (array->layout & 1) memcpy(at + (size_t)i * sizeof wide, &wide, sizeof wide);
+    if (wide_sizes) memcpy(at + (size_t)i * sizeof wide, &wide, sizeof wide);
     else memcpy(at + (size_t)i * sizeof narrow, &narrow, sizeof narrow);
   }
 }

@@ -153,9 +153,10 @@ end
 -- @return[2] nil, message, code
 function M.remember(store, id, map, layout, counter, looked)
   local self = store.place
-  if self.memo[id] and self:is_current(id) then -- another coroutine waited for it too
+  local known = self.memo[id]
+  if known and known.map ~= nil and self:is_current(id) then -- another coroutine waited for it too
     C.sharearray_unref(map)
-    return self.tables[id] or self.memo[id]
+    return self.tables[id] or known
   end
   if store.settings.prefault then C.sharearray_prefault(map) end
   local value = whole(map, layout)
@@ -169,7 +170,7 @@ function M.remember(store, id, map, layout, counter, looked)
     end
     of_bundle = type(value) == "table" and value or nil
   end
-  if self.memo[id] then
+  if known then
     loop.dropped()
     self.tables[id], self.failures[id] = nil, nil
   end
