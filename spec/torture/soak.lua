@@ -141,20 +141,13 @@ local function start_server()
     ]]) }
 end
 
--- Bytes of memory of its own, descriptors, and mappings of entries: the least of a few looks, as each is
--- in the midst of something.
+-- Bytes of memory of its own, descriptors, and mappings of entries.
 local function burden(pid)
-  local least = { math.huge, math.huge, math.huge }
-  for _ = 1, 10 do
-    local status = assert(io.open("/proc/" .. pid .. "/status")):read "*a"
-    local maps = assert(io.open("/proc/" .. pid .. "/maps")):read "*a"
-    local now = { tonumber(status:match "RssAnon:%s*(%d+)") * 1024,
-      tonumber((machine.shell("ls /proc/" .. pid .. "/fd | wc -l"))),
-      select(2, maps:gsub(directory:gsub("%p", "%%%0"), "")) }
-    for i, value in ipairs(now) do least[i] = math.min(least[i], value) end
-    ffi.C.poll(nil, 0, 20)
-  end
-  return least
+  local status = assert(io.open("/proc/" .. pid .. "/status")):read "*a"
+  local maps = assert(io.open("/proc/" .. pid .. "/maps")):read "*a"
+  return { tonumber(status:match "RssAnon:%s*(%d+)") * 1024,
+    tonumber((machine.shell("ls /proc/" .. pid .. "/fd | wc -l"))),
+    select(2, maps:gsub(directory:gsub("%p", "%%%0"), "")) }
 end
 
 local function python_peer()
@@ -176,9 +169,18 @@ local function watched()
   return pids
 end
 
+-- The least of looks over some seconds: each process is in the midst of something, and old versions that nobody has
+-- any more are mapped until the collector comes round, three times as many as the others.
 local function measure()
   local result = {}
-  for _, pid in ipairs(watched()) do result[pid] = burden(pid) end
+  for _ = 1, 40 do
+    for _, pid in ipairs(watched()) do
+      local now = burden(pid)
+      for i, least in ipairs(result[pid] or now) do now[i] = math.min(now[i], least) end
+      result[pid] = now
+    end
+    ffi.C.poll(nil, 0, 50)
+  end
   return result
 end
 
