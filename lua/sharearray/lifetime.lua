@@ -16,9 +16,10 @@ local gc, sizeof, release = ffi.gc, ffi.sizeof, C.sharearray_release
 
 local M = {}
 
+local WEAK = { __mode = "k" }
+
 --- View -> the owner that it lives on, or that its rows do; owner -> true. Weak keys alone: an owner lives as long
 -- as one of its views does. The collector clears its key before it finalizes it.
-local WEAK = { __mode = "k" }
 local owners = setmetatable({}, WEAK)
 M.owners = owners
 

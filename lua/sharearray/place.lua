@@ -137,11 +137,14 @@ function M.unfit(map)
   if value == nil then return problem end
 end
 
--- Puts a value into the memo, where nothing is under the id.
+--- Puts a value into the memo of the place `self`, where nothing is under the id. See `remember` for what it takes.
+-- @param pin what keeps the map for it: the view itself, or the owner that a bundle's members live on
 local function note(self, id, value, pin, counter, looked)
   self.memo[id], self.counters[id] = pin, counter
   self.fresh[id] = self.until_ <= looked + RECHECK and value or nil
 end
+
+M.note = note
 
 --- Puts what is under an id into the memo of a store's place.
 -- @param store its place is open
@@ -178,8 +181,6 @@ function M.remember(store, id, map, layout, counter, looked)
   note(self, id, value, pin, counter, looked)
   return value
 end
-
-M.note = note
 
 --- Makes room for an id in the memo: LuaJIT does so for a key that nil is assigned to.
 function Place:expect(id)

@@ -192,9 +192,8 @@ local function class_of_layout(layout)
   return by_layout[layout]
 end
 
-local fill_in, release_later = C.sharearray_view, ffi.gc
-
 -- Views are filled in by the core, which a process that has just woken up is quicker at.
+local fill_in, release_later = C.sharearray_view, ffi.gc
 
 --- The view of the array that a whole file is.
 -- @param map `sharearray_map *`; the view takes the caller's reference over

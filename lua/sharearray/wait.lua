@@ -10,7 +10,7 @@ local C = require("sharearray.cdefs").C
 
 local M = {}
 
-local WAIT, FILLED, FOR_EVER = C.SHAREARRAY_WAIT, C.SHAREARRAY_FILLED, math.huge
+local WAIT, FILLED = C.SHAREARRAY_WAIT, C.SHAREARRAY_FILLED
 local attach, await, note = C.sharearray_attach, C.sharearray_await, place_.note
 local FIRST, LONGEST = 0.001, 0.02 -- seconds of an injected sleep
 local PIECE, YIELDING_PIECE = 64 * 2 ^ 20, 4 * 2 ^ 20 -- bytes; 4 MiB take an event loop 2 ms
@@ -138,7 +138,7 @@ local function attach_blocking(self, id, flags, ticket, deadline, map, build, me
   local count = more and 0 or #views
   local step, looked, seen
   repeat
-    local seconds = deadline and M.remaining(deadline) or FOR_EVER
+    local seconds = M.remaining(deadline)
     if seconds == 0 then return attach_finally(self, id, flags, ticket, map, build, message) end
     looked, seen = loop.now(), ticket.seen -- from before the look that finds it, which is safe
     step = await(place.handle, id, flags, ticket, seconds, blanks, count, sealed, map, message)
