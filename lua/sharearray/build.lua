@@ -76,10 +76,14 @@ function M.check(value)
   return nil, "a table that is no bundle: " .. problem
 end
 
-local function make_alloc(self)
+-- What `alloc` holds of its build is weak: code that LuaJIT compiled for it would keep the lock of a build whose
+-- coroutine was dropped for ever.
+local function make_alloc(build)
+  local holder = setmetatable({ build }, { __mode = "v" })
   return function(descr, shape, surplus)
+    local self = holder[1]
     if surplus ~= nil then error("alloc: a shape is one list, as in alloc(\"float32\", {3, 4})", 2) end
-    if self.over then error("alloc: the build it belonged to is over", 2) end
+    if not self or self.over then error("alloc: the build it belonged to is over", 2) end
     if self.session then self.session:alive() end
     if type(descr) == "table" and shape == nil then
       local ok, result = pcall(self.drafts.arrays, self.drafts, descr)
@@ -199,7 +203,7 @@ end
 -- What `alloc` gave and the source did not return goes with the build, and the lock with it.
 local function finish(self, map)
   self.over = true
-  if not map and self.failed then self.failed() end
+  if not map and self.failed then self.failed(self.place, self.id) end
   if self.session then self.session:release() end
   self.drafts:release()
   M.give_up(self.build)
@@ -216,8 +220,8 @@ end
 -- has already.
 -- @param handle what `own` gave; used up by this call
 -- @param source nil: only what the origin has will do
--- @tparam[opt] function failed called if nothing was published, before the lock goes; there is an older
---   version, so that nobody need wait for another machine
+-- @tparam[opt] function failed called with place and id if nothing was published, before the lock goes; there is
+--   an older version, so that nobody need wait for another machine
 -- @treturn[1] cdata the mapping, with a reference for the caller; and FETCHED where it was not built now
 -- @return[2] nil, message or the source's own error value, code
 function M.run(place, settings, id, handle, source, deadline, failed)

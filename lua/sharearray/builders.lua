@@ -12,7 +12,7 @@ require "sharearray.memo" -- for the hits that come now: a build has the time to
 
 local M = {}
 
--- Which coroutine of this Lua state builds what: { coroutine, run, handle }, kept by that coroutine's
+-- Which coroutine of this Lua state builds what: { coroutine, handle }, kept by that coroutine's
 -- stack alone. One that is dropped in the middle of a build must be collected, since the finalizer of
 -- the build gives it up.
 local builders = setmetatable({}, { __mode = "v" })
@@ -32,9 +32,17 @@ local function describe(value)
   return ("%s (%s)"):format(tostring(value.dtype), table.concat(value.shape, ", ") .. (value.ndim == 1 and "," or ""))
 end
 
+-- No closure: code that LuaJIT compiled for one would keep the builder, and the lock, for ever.
+local function run(builder, place, settings, id, source, deadline, failed)
+  local ok, map, reason, code = pcall(build.run, place, settings, id, builder.handle, source, deadline, failed)
+  builder.handle = nil -- used up
+  if not ok then error(map, 0) end
+  return map, reason, code
+end
+
 --- Runs the build of `id`, and remembers the result.
 -- @param handle what `build.own` gave
--- @tparam[opt] function failed called, still under the lock, if nothing was published
+-- @tparam[opt] function failed called with place and id, still under the lock, if nothing was published
 -- @return[1] a view, or the table of a bundle; and build.FETCHED where another machine built it
 -- @return[2] nil, message, code
 function M.run(self, id, handle, source, deadline, ticket, failed)
@@ -50,14 +58,8 @@ function M.run(self, id, handle, source, deadline, ticket, failed)
   end
   local started, looked = C.sharearray_clock(), loop.now()
   local builder = { coroutine = M.current(), handle = handle }
-  function builder.run()
-    local ok, map, reason, code = pcall(build.run, place, settings, id, handle, source, deadline, failed)
-    builder.handle = nil -- used up
-    if not ok then error(map, 0) end
-    return map, reason, code
-  end
   builders[name] = builder
-  local map, reason, code = builder.run()
+  local map, reason, code = run(builder, place, settings, id, source, deadline, failed)
   if builders[name] == builder then builders[name] = nil end
   if not map then
     wait.say(settings, id, "not built: " .. M.bare(reason))
@@ -78,7 +80,9 @@ local function is_building(builder)
   local level = 0
   repeat
     local frame = debug.getinfo(builder.coroutine, level, "f")
-    if frame and frame.func == builder.run then return true end
+    if frame and frame.func == run and select(2, debug.getlocal(builder.coroutine, level, 1)) == builder then
+      return true
+    end
     level = level + 1
   until not frame
   return false

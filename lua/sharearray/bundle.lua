@@ -227,14 +227,16 @@ function decode(arrays, node, count)
   return node
 end
 
---- Puts a table together.
+local function rebuild(form, arrays, count) return decode(arrays, cjson.decode(form), count) end
+
+--- Puts a table together. No closure has the arrays: code that LuaJIT compiled for one would keep them for ever.
 -- @tparam string form
 -- @tparam table arrays the members' views, by name without ".npy"
 -- @tparam number count how many those are
 -- @return[1] the table
 -- @return[2] nil, message
 function M.rebuild(form, arrays, count)
-  local ok, result = pcall(function() return decode(arrays, cjson.decode(form), count) end)
+  local ok, result = pcall(rebuild, form, arrays, count)
   if ok and type(result) ~= "table" then return nil, "the form is no table" end
   if ok then return result end
   return nil, tostring(result):gsub("^[^:]+:%d+: ", "")

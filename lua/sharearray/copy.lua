@@ -63,23 +63,28 @@ function copy.gather(elements, itemsize, shape, strides, first, count, destinati
   end
 end
 
+-- No closure: code that LuaJIT compiled for one would keep what it captured, and the mapping with it, for ever.
+local function next_piece(state)
+  local from, n, itemsize = state.at, math.min(state.most, state.size - state.at), state.itemsize
+  if n <= 0 then return nil end
+  state.at = from + n
+  if not state.buffer then return state.first + from * itemsize, n * itemsize end
+  copy.gather(state.first, itemsize, state.shape, state.strides, from, n, state.buffer)
+  return state.buffer, n * itemsize
+end
+
 --- `for pointer, bytes in copy.pieces(...) do`: all bytes in C order, at most `limit` (or one element)
--- at a time. A pointer is valid until the next step. Keeps nothing of the memory alive.
+-- at a time. A pointer is valid until the next step.
 -- @param strides in bytes; nil for C order
-function copy.pieces(elements, itemsize, shape, strides, limit)
-  local size, at = 1, 0
+-- @param holder kept alive by the loop
+function copy.pieces(elements, itemsize, shape, strides, limit, holder)
+  local size = 1
   for _, n in ipairs(shape) do size = size * n end
   local most = math.max(1, math.floor(limit / math.max(itemsize, 1)))
-  local buffer = strides and ffi.new("char[?]", math.min(most, size) * itemsize)
-  local first = ffi.cast("const char *", elements)
-  return function()
-    local from, n = at, math.min(most, size - at)
-    if n <= 0 then return nil end
-    at = at + n
-    if not buffer then return first + from * itemsize, n * itemsize end
-    copy.gather(first, itemsize, shape, strides, from, n, buffer)
-    return buffer, n * itemsize
-  end
+  return next_piece, {
+    holder = holder, first = ffi.cast("const char *", elements), itemsize = itemsize, shape = shape, strides = strides,
+    at = 0, size = size, most = most, buffer = strides and ffi.new("char[?]", math.min(most, size) * itemsize),
+  }
 end
 
 return copy

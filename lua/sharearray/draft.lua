@@ -156,33 +156,37 @@ local function draft_in_place(self, value)
   end
 end
 
--- What is to be written of an array: its header, the bytes of its data, and the pieces of them.
-local function content_of(self, value)
+-- What is to be written of an array: its header, how many bytes of data, and for `pieces_of` where they are.
+local function content_of(value)
   local pointer, type_, shape, strides
-  local limit = wait.piece(self.settings)
   if view.is(value) then
     type_, shape = value.dtype, value.shape
   else
     pointer, type_, shape, strides = array.elements(value)
   end
-  local function pieces()
-    if view.is(value) then return layout.pieces(value, limit) end
-    local step = copy.pieces(pointer, type_.itemsize, shape, strides, limit)
-    return function() return step(value) end -- which keeps the memory alive
-  end
-  return { header = header_of(type_, shape), bytes = size_of(shape) * type_.itemsize, pieces = pieces }
+  return {
+    header = header_of(type_, shape), bytes = size_of(shape) * type_.itemsize,
+    value = value, pointer = pointer, itemsize = type_.itemsize, shape = shape, strides = strides,
+  }
+end
+
+-- `for pointer, bytes in pieces_of(self, content) do`: the data.
+local function pieces_of(self, content)
+  local value, limit = content.value, wait.piece(self.settings)
+  if view.is(value) then return layout.pieces(value, limit) end
+  return copy.pieces(content.pointer, content.itemsize, content.shape, content.strides, limit, value)
 end
 
 local function write_content(self, draft, content)
   write(self, draft, content.header, #content.header)
-  for piece, size in content.pieces() do write(self, draft, piece, size) end
+  for piece, size in pieces_of(self, content) do write(self, draft, piece, size) end
 end
 
 --- A draft that holds the array: its own, or a new one with a copy.
 function Drafts:of_array(value)
   local draft = draft_in_place(self, value)
   if draft then return draft end
-  local content = content_of(self, value)
+  local content = content_of(value)
   draft = new_draft(self, #content.header + content.bytes)
   write_content(self, draft, content)
   return draft
@@ -344,7 +348,7 @@ end
 local function copy_bundle(self, parts)
   local contents, names, taken = {}, {}, {}
   for i, value in ipairs(parts.arrays) do
-    local content = content_of(self, value)
+    local content = content_of(value)
     names[i] = member_name(parts.paths[i], taken)
     content.name, content.size = names[i], #content.header + content.bytes
     contents[i] = content
@@ -354,7 +358,7 @@ local function copy_bundle(self, parts)
   local members, last = plan(self, contents, #form), #contents + 1
   for i, content in ipairs(contents) do
     local crc = C.sharearray_crc32(0, content.header, #content.header)
-    for piece, size in content.pieces() do crc = sum_bytes(self, crc, ffi.cast("const char *", piece), size) end
+    for piece, size in pieces_of(self, content) do crc = sum_bytes(self, crc, ffi.cast("const char *", piece), size) end
     members.c[i - 1].crc = crc
   end
   members.c[last - 1].crc = C.sharearray_crc32(0, form, #form)

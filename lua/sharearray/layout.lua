@@ -54,8 +54,7 @@ function layout.pieces(x, limit)
   local shape, strides, itemsize = shape_of(x, class), strides_of(x, class), class.dtype.itemsize
   local held = view.make(class.dtype, shape, strides, x.elements, x.map, x.sealed)
   if class_of(held).contiguous then strides = nil end
-  local step = copies.pieces(held.elements, itemsize, shape, strides, limit)
-  return function() return step(held) end
+  return copies.pieces(held.elements, itemsize, shape, strides, limit, held)
 end
 
 return layout

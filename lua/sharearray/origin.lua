@@ -251,8 +251,11 @@ end
 --- Calls the source with `alloc` and `alive`, and renews the lease meanwhile.
 function Session:run(source, alloc)
   self.running = true
-  if not self.settings.sleep then renew_by_collector(setmetatable({ self }, { __mode = "v" })) end
-  return source(alloc, function() self:alive() end)
+  local holder = setmetatable({ self }, { __mode = "v" })
+  if not self.settings.sleep then renew_by_collector(holder) end
+  return source(alloc, function()
+    if holder[1] then holder[1]:alive() end
+  end)
 end
 
 --- Dates a draft that is about to be published: as the origin does, or now.

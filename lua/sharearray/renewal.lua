@@ -41,10 +41,7 @@ end
 
 -- Rebuilds under the lock. Whoever comes next sees the failure before the lock goes.
 local function rebuild(self, id, source, handle, ticket, age)
-  local place = self.place
-  local value, reason, code = builders.run(self, id, handle, source, wait.deadline(self.settings), ticket, function()
-    note_failure(place, id)
-  end)
+  local value, reason, code = builders.run(self, id, handle, source, wait.deadline(self.settings), ticket, note_failure)
   if value == nil and code ~= "held" then
     wait.warn(self.settings, id, ("not rebuilt: %s; the one of %.0f s ago serves on, next try in %g s"):format(
       builders.bare(reason), age, retry_pause(self.settings.max_age)))

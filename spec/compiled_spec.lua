@@ -1,0 +1,115 @@
+-- What LuaJIT compiles: it keeps no memory, and no lock, that nobody else has any more.
+--
+-- Compiled code keeps each closure that it was compiled for, and all that the closure captured, until the process
+-- ends; of a function that many closures were made of, only the first few. So each process here begins anew, and
+-- compiles whatever it runs twice.
+local machine = require "support.machine"
+
+local RUNS = 8 -- where the compiler begins depends on addresses, which are others in each process
+
+local WAYS = {
+  { "a bundle", [[store:cache(id, { x = big(), y = { sharearray.array { 1, 2 }, "text" } })]] },
+  { "data copied from private memory", [[store:cache(id, big())]] },
+  { "data copied from FFI memory", [[store:cache(id, ffi.new("float[?]", COUNT))]] },
+  { "a transposed source", [[store:cache(id, big():reshape { 2048, COUNT / 2048 }:transpose())]] },
+  { "sums and copies of a transposed view", [[
+    local x = store:cache(id, big():reshape { 2048, COUNT / 2048 }):transpose()
+    assert(x:sum() == 0)
+    assert(#x:copy() == COUNT / 2048)
+  ]] },
+  { "a field of records", [[
+    local record = { { "a", "float32" }, { "b", "int32", { 3 } } }
+    local x = store:cache(id, function(alloc) return alloc(record, COUNT / 4) end)
+    assert(x:field("a"):sum() == 0 and x[1].b[2] == 0 and tostring(x))
+  ]] },
+  { "rows", [[
+    local x = store:cache(id, big():reshape { 2048, COUNT / 2048 })
+    for i = 0, 9 do for j = 0, 9 do assert(x[i][j] == 0) end end
+    for i, row in x:iter() do if i == 9 then break end assert(row(0) == 0) end
+  ]] },
+  { "alloc, alloc of a bundle, and what is not returned", [[
+    store:cache(id, function(alloc)
+      local x, rest = alloc { x = { "float32", COUNT }, y = { "int8", 3 } }, {}
+      for i = 1, 9 do rest[i] = alloc("float32", COUNT) end
+      return x
+    end)
+  ]] },
+  { "a source that fails", [[store:cache(id, function(alloc) alloc("float32", COUNT) error "no" end)]] },
+  { "versions that are refreshed", [[for _ = 1, 4 do store:refresh(id, big()) end]] },
+  { "versions that grow too old, and renewals that fail", [[
+    local options = { max_age = 1e-9, log_func = function() end }
+    for i = 1, 4 do
+      store:cache(id, function(alloc)
+        local x = alloc("float32", COUNT)
+        return i % 2 == 1 and x or nil
+      end, options)
+    end
+  ]] },
+}
+
+describe("compiled code", function()
+  local directory, env
+
+  before_each(function()
+    directory = machine.directory()
+    env = { SHAREARRAY_SHM_PATH = directory }
+  end)
+
+  after_each(function() machine.remove(directory) end)
+
+  local function in_processes(code)
+    local said = {}
+    code = "jit.opt.start('hotloop=1', 'hotexit=1')\n" .. code
+    for i = 1, RUNS do said[i] = machine.worker(code, {}, env):finish() end
+    return table.concat(said, " ")
+  end
+
+  for _, way in ipairs(WAYS) do
+    local what, code = unpack(way)
+    it("keeps no memory of " .. what, function()
+      local said = in_processes([[
+        local ffi = require "ffi"
+        local COUNT = 2^20 -- of 4 bytes
+        local store = sharearray.new {}
+        local function big() return sharearray.array(ffi.new("float[?]", COUNT)) end
+        local function large_mappings()
+          local count = 0
+          for line in io.lines "/proc/self/maps" do
+            local from, to = line:match "^(%x+)%-(%x+)"
+            if tonumber(to, 16) - tonumber(from, 16) >= 4 * COUNT then count = count + 1 end
+          end
+          return count
+        end
+        local function use(id) ]] .. code .. [[ end
+        collectgarbage()
+        local before = large_mappings()
+        for i = 1, 4 do use("x" .. i) end
+        for i = 1, 4 do store:free("x" .. i) end
+        store:get "x1"
+        for _ = 1, 4 do collectgarbage() end
+        io.write(large_mappings() - before)
+      ]])
+      assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
+    end)
+  end
+
+  it("keeps no lock of a build whose coroutine was dropped", function()
+    local said = in_processes [[
+      local store = sharearray.new { sleep = coroutine.yield }
+      local left = 0
+      for i = 1, 4 do
+        local id = "x" .. i
+        coroutine.wrap(function()
+          store:cache(id, function(alloc)
+            alloc("float32", 8)
+            coroutine.yield()
+          end)
+        end)()
+        for _ = 1, 4 do collectgarbage() end
+        if store:stat(id) then left = left + 1 end
+      end
+      io.write(left)
+    ]]
+    assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
+  end)
+end)
