@@ -12,8 +12,8 @@ MAKEFLAGS += --no-print-directory
 flags = -std=c11 -fPIC -pthread -fvisibility=hidden -Wall -Wextra -Werror $(CFLAGS)
 # nodelete: LuaJIT unloads libraries at an error exit, perhaps before the last finalizer calls into
 # this one. defs: a name that is nowhere defined fails here and not at the user's. now: libc's functions
-# are looked up at the start, not by all waiters at once when an array is there.
-shared = -shared -Wl,-z,nodelete -Wl,-z,defs -Wl,-z,now
+# are looked up at the start, not by all waiters at once when an array is there. noseparate-code: fewer pages to map.
+shared = -shared -Wl,-z,nodelete -Wl,-z,defs -Wl,-z,now -Wl,-z,noseparate-code
 
 core = $(BUILD)/lib/sharearray/core.so
 objects = $(patsubst core/%.c,$(BUILD)/core/%.o,$(wildcard core/*.c))

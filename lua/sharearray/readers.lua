@@ -16,6 +16,8 @@ local convert = lazy "sharearray.convert"
 local FLOAT_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7fc00000"
 local DOUBLE_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7ff80000"
 
+local element = "elements[k]"
+
 -- A reader: `guard`, statements run before the load, which may return; `value`, the expression of
 -- the element `elements[k]`; `number`, the same as a Lua number, nil where it is none. They may use the
 -- names that element.lua passes in. With `bits` set, `bits` is the same memory as int32; `make` is a
@@ -25,14 +27,13 @@ local function plain(value, number)
 end
 
 local function float(tagged)
-  local value = "elements[k]"
-  return { guard = "if " .. tagged .. " then return nan end", value = value, number = value, bits = true }
+  return { guard = "if " .. tagged .. " then return nan end", value = element, number = element, bits = true }
 end
 
 local function complex(re, im, words_per)
   return {
     guard = ("if %s or %s then return read(elements[k], bits, k, %d) end"):format(re, im, words_per),
-    value = "elements[k]",
+    value = element,
     bits = true,
     make = function() return convert.quiet end,
   }
@@ -43,22 +44,25 @@ local function tabulated(make)
   return { guard = "", value = "read[elements[k]]", number = "read[elements[k]]", make = make }
 end
 
-local element = "elements[k]"
+local function whole() return plain(element, element) end
+local function boxed() return plain(element, "tonumber(elements[k])") end
 
-local readers = {
-  bool = plain(element, "(elements[k] and 1 or 0)"),
-  int64 = plain(element, "tonumber(elements[k])"),
-  uint64 = plain(element, "tonumber(elements[k])"),
-  float16 = tabulated(function() return convert.halves() end),
-  bfloat16 = tabulated(function() return convert.bfloats() end),
-  float32 = float(FLOAT_TAGGED:format("k")),
-  float64 = float(DOUBLE_TAGGED:format("2 * k + 1")),
-  complex64 = complex(FLOAT_TAGGED:format("2 * k"), FLOAT_TAGGED:format("2 * k + 1"), 1),
-  complex128 = complex(DOUBLE_TAGGED:format("4 * k + 1"), DOUBLE_TAGGED:format("4 * k + 3"), 2),
+local makers = {
+  bool = function() return plain(element, "(elements[k] and 1 or 0)") end,
+  int8 = whole, int16 = whole, int32 = whole, int64 = boxed,
+  uint8 = whole, uint16 = whole, uint32 = whole, uint64 = boxed,
+  float16 = function() return tabulated(function() return convert.halves() end) end,
+  bfloat16 = function() return tabulated(function() return convert.bfloats() end) end,
+  float32 = function() return float(FLOAT_TAGGED:format("k")) end,
+  float64 = function() return float(DOUBLE_TAGGED:format("2 * k + 1")) end,
+  complex64 = function() return complex(FLOAT_TAGGED:format("2 * k"), FLOAT_TAGGED:format("2 * k + 1"), 1) end,
+  complex128 = function()
+    return complex(DOUBLE_TAGGED:format("4 * k + 1"), DOUBLE_TAGGED:format("4 * k + 3"), 2)
+  end,
 }
 
-for _, name in ipairs { "int8", "int16", "int32", "uint8", "uint16", "uint32" } do
-  readers[name] = plain(element, element)
-end
-
-return readers
+--- The readers of what C and LuaJIT know, by dtype; each is made when first asked for.
+return setmetatable({}, { __index = function(readers, name)
+  readers[name] = makers[name]()
+  return readers[name]
+end })
