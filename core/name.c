@@ -54,7 +54,7 @@ int sa_check_trust(const sharearray_store *store, const struct stat *st, const c
   if (S_ISLNK(st->st_mode)) reason = "is a symbolic link";
   else if (S_ISDIR(st->st_mode)) reason = "is a directory";
   else if (!S_ISREG(st->st_mode)) reason = "is no regular file";
-  else if (!sa_trusted_uid(store, uid)) reason = "belongs to a user who is not trusted (see the option trust)";
+  else if (!sa_trusted_uid(store, uid)) reason = "belongs to a user whom the option trust does not name";
   else if (st->st_mode & S_IWOTH) reason = "can be written by everybody";
   /* A umask of 002 is common, and one's own group one's own choice. */
   else if ((st->st_mode & S_IWGRP) && uid != geteuid()) reason = "can be written by its group";

@@ -197,6 +197,38 @@ describe("a bundle", function()
     assert.same({}, machine.names(directory))
   end)
 
+  it("is attached anew after one of its arrays was closed, and its memory goes then", function()
+    local function made()
+      local deep = { y = sharearray.array { 2 }, z = sharearray.array({ "s" }, "S1") }
+      return { x = sharearray.array { 1, 2 }, deep = deep, n = 1 }
+    end
+    local function mappings()
+      for _ = 1, 3 do collectgarbage() end
+      local count = 0
+      for line in io.lines "/proc/self/maps" do
+        if line:find(directory, 1, true) and not line:find("changes", 1, true) then count = count + 1 end
+      end
+      return count
+    end
+    assert(store:cache("m", made))
+    for _, name in ipairs { "y", "z" } do -- of numbers; and of what is no number, which has a reference of its own
+      local m = store:get("m")
+      m.deep[name]:close()
+      local again = assert(name == "y" and store:get("m") or store:cache("m", made))
+      assert.equal(2, again.deep.y(0))
+      assert.equal("s", again.deep.z(0))
+      assert.equal(1, m.x(0))
+      assert.equal(again, store:get("m"))
+      assert.equal(2, mappings())
+      m, again = nil, nil -- luacheck: ignore
+      assert.equal(1, mappings())
+    end
+    store:get("m").x:slice(0, 1):close() -- is no member
+    store:get("m").x:reshape({ 2, 1 })[0]:close()
+    assert.equal(store:get("m"), store:get("m"))
+    assert.equal(1, mappings())
+  end)
+
   it("is read by NumPy and by zip tools, checksums included", function()
     store:cache("m", model())
     store:cache("placed", function(alloc)

@@ -547,6 +547,24 @@ describe("sharearray doctor", function()
     has(out, "can be written by everybody")
   end)
 
+  it("takes the users that --trust names for sound", function()
+    if not machine.is_root then pending("only root can give files away") return end
+    assert(store:cache("x", sharearray.array { 1 }, { owner = 33 }))
+    assert.equal(1, select(2, diagnose()))
+    local out, status = diagnose "--trust 33"
+    assert.equal(0, status, out)
+    has(good "ls --trust 33", " ready ")
+    good "free x --trust 33"
+    assert.same({ 2, "sharearray: malformed argument 'www-data'\n" },
+      { (run "ls --trust www-data"), (select(3, run "ls --trust www-data")):match("^[^\n]+\n") })
+  end)
+
+  it("knows huge pages of a tmpfs only", function()
+    local out = diagnose("--shm-path " .. scratch)
+    if not out:find("not in memory", 1, true) then pending("/tmp is a tmpfs") return end
+    assert.is_nil(out:find("huge", 1, true), out)
+  end)
+
   it("finds a counter page that is none", function()
     local uid = require("ffi").C.geteuid()
     local page = ("%s/other_.changes.%d"):format(directory, uid)

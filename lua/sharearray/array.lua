@@ -117,7 +117,10 @@ local function natural_dtype(leaves)
   local found
   for _, leaf in ipairs(leaves) do
     local name = natural(leaf)
-    if not name then return nil, "no dtype for " .. convert.describe(leaf) end
+    if not name then
+      return nil, "no dtype for " .. convert.describe(leaf)
+        .. (type(leaf) == "string" and [[: name one, such as "S16" or "U16"]] or "")
+    end
     if found and found ~= name then
       local pair = found .. name
       if pair ~= "float64complex128" and pair ~= "complex128float64" then

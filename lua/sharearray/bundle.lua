@@ -13,12 +13,15 @@
 --                             are, and quicker than to name each
 -- @module sharearray.bundle
 
-local cjson = require("cjson").new() -- our own settings, whatever the user's are
 local ffi = require "ffi"
 local table_new = require "table.new"
 local array = require "sharearray.array"
 local lifetime = require "sharearray.lifetime"
 local view = require "sharearray.view"
+
+local found, cjson = pcall(require, "cjson")
+if not found then error("sharearray: bundles need the Lua module cjson (Debian's lua-cjson has it): " .. cjson, 0) end
+cjson = cjson.new() -- our own settings, whatever the user's are
 
 local M = {}
 
@@ -257,6 +260,7 @@ local function read(pin, map, view_of)
         local problem
         value, problem = view_of(map, member.array, member.offset)
         if not value then return nil, ("its member %s.npy: %s"):format(name, problem) end
+        lifetime.belongs(value, pin)
       end
       arrays[name], count = value, count + 1
     elseif ffi.string(member.name, member.name_length) == M.FORM then

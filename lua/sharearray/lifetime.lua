@@ -28,6 +28,12 @@ M.owners = owners
 local rooms = { setmetatable({}, WEAK) }
 local FEW = 64
 
+--- Owner of a bundle of which the user closed a member -> true.
+M.broken = setmetatable({}, WEAK)
+
+-- Member of a bundle that has a reference of its own -> the bundle's owner.
+local apart = setmetatable({}, WEAK)
+
 --- As many entries, at most, a table is made with room for; more find it as they come.
 M.MOST = 65536
 
@@ -91,6 +97,9 @@ local function room_of(x)
   end
 end
 
+--- Notes that the view `x`, which has a reference of its own, is a member of a bundle, which lives on `owner`.
+function M.belongs(x, owner) apart[x] = owner end
+
 --- Gives the view `x`, which has none among `owners`, an owner for its rows.
 function M.adopt(x)
   local room = x.lent ~= 0 and room_of(x)
@@ -110,19 +119,26 @@ function M.finalizer(size)
   return function(self) C.sharearray_release(self, size) end
 end
 
+-- A bundle is not handed out again of which a member is closed.
+local function note_closed(owner)
+  if owner then M.broken[owner] = true end
+end
+
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
 function M.close(x)
-  local owner, lent = owners[x], x.lent ~= 0
+  local owner, lent, bundle = owners[x], x.lent ~= 0, apart[x]
   -- From here on nothing is allocated until a lent view is all zeros: else the collector could finalize the owner, and
   -- then somebody's finalizer that reaches the view would read memory that is gone.
   if owner then owners[x] = nil end -- or LuaJIT would make room for the key
   if lent then
     local room = room_of(x)
-    if room then room[x] = nil end
-    return close_lent(x)
+    if room then bundle, room[x] = room[x], nil end
+    close_lent(x)
+    return note_closed(bundle)
   end
   gc(x, nil) -- nothing is left for it to do, and it would end whatever LuaJIT is compiling when it runs
   release(x, sizeof(x))
+  note_closed(bundle)
 end
 
 return M

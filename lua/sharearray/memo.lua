@@ -8,11 +8,12 @@
 -- long as the directory itself stands still, one look at it serves all of them.
 -- @module sharearray.memo
 
+local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
 local view = require "sharearray.view"
 local C = require("sharearray.library").C
 
-local current = C.sharearray_current
+local current, broken = C.sharearray_current, lifetime.broken
 
 local memo = {}
 
@@ -23,9 +24,9 @@ function memo:forget(id)
   loop.dropped()
 end
 
--- Its user may have closed the view: the map is gone then.
+-- Its user may have closed the view: the map is gone then. Or a member of the bundle: whoever asks gets it anew.
 local function is_current(self, id, pin)
-  return pin.map ~= nil and current(self.handle, id, view.map(pin)) == 1
+  return pin.map ~= nil and not broken[pin] and current(self.handle, id, view.map(pin)) == 1
 end
 
 -- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that

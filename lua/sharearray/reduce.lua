@@ -3,6 +3,7 @@
 
 local ffi = require "ffi"
 local layout = require "sharearray.layout"
+local tuple = require("sharearray.shape").tuple
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -52,10 +53,8 @@ function reduce.dot(v, w)
   if not view.is(w) or view.map(w) == nil then return nil, "another array expected" end
   local dtype = v.dtype
   if w.dtype ~= dtype then return nil, ("the dtypes %s and %s differ"):format(dtype.name, w.dtype.name) end
-  local mine, others = v.shape, w.shape
-  if table.concat(mine, ",") ~= table.concat(others, ",") or #mine ~= #others then
-    return nil, ("the shapes (%s) and (%s) differ"):format(table.concat(mine, ", "), table.concat(others, ", "))
-  end
+  local mine, others = tuple(v.shape), tuple(w.shape)
+  if mine ~= others then return nil, ("the shapes %s and %s differ"):format(mine, others) end
   local x, y = packed(v), packed(w)
   if not add(dtype, view.pointer(x), view.pointer(y), v.size) then return refuse(dtype) end
   return result_of(dtype)

@@ -22,7 +22,8 @@ local function product(shape)
   return size
 end
 
-local function tuple(shape)
+--- A shape as Python writes it.
+function M.tuple(shape)
   return "(" .. table.concat(shape, ", ") .. (#shape == 1 and ",)" or ")")
 end
 
@@ -66,7 +67,7 @@ function M.check(shape, size)
     end
     result[axis], extent = n, extent * math.max(n, 1)
   end
-  if extent > 2 ^ 52 then return nil, "the shape " .. tuple(result) .. " is too large" end
+  if extent > 2 ^ 52 then return nil, "the shape " .. M.tuple(result) .. " is too large" end
   local known = product(result)
   if unknown and known > 0 then
     result[unknown] = floor(size / known)
@@ -75,7 +76,7 @@ function M.check(shape, size)
     known = nil -- beside a 0, -1 could be anything
   end
   if size and known ~= size then
-    return nil, ("cannot reshape an array of size %d into shape %s"):format(size, tuple(shape))
+    return nil, ("cannot reshape an array of size %d into shape %s"):format(size, M.tuple(shape))
   end
   return result, known
 end

@@ -65,13 +65,13 @@ local function in_words(builder)
   return M.builder_in_words(builder) .. " is building it", "end that process if it hangs"
 end
 
---- "process 123 (luajit), since 2 s" for messages.
+--- "process 123 (luajit), for 2 s now," for messages.
 function M.builder_in_words(builder)
   local program = ffi.string(builder.program)
   if builder.pid <= 0 then
     return ("a %sprocess of uid %d"):format(program ~= "" and program .. " " or "", builder.uid)
   end
-  return ("process %d (%s), since %.0f s,"):format(tonumber(builder.pid), program,
+  return ("process %d (%s), for %.0f s now,"):format(tonumber(builder.pid), program,
     math.max(0, os.time() - builder.since))
 end
 

@@ -53,7 +53,9 @@ end
 local function attached_in_words(info)
   local words = tostring(#info.processes)
   if #info.processes > 0 then words = words .. " (" .. table.concat(info.processes, ", ") .. ")" end
-  return info.hidden == 0 and words or words .. (", and perhaps some of the %d of other users"):format(info.hidden)
+  if info.hidden == 0 then return words end
+  return ("%s, and perhaps more: %d process%s may not be looked at"):format(words, info.hidden,
+    info.hidden == 1 and "" or "es")
 end
 
 function M.stat(store, args)

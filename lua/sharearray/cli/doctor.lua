@@ -48,9 +48,10 @@ end
 
 -- For a mounted tmpfs its own option counts, unless the kernel's switch is at one of two extremes.
 local function check_huge_pages(report, mount)
+  if mount and mount.kind ~= "tmpfs" then return end -- check_space has said what to do
   local switch = system.read("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
   switch = switch and switch:match("%[(%w+)%]")
-  local option = mount and mount.kind == "tmpfs" and mount.options:match("huge=(%w+)") or "never"
+  local option = mount and mount.options:match("huge=(%w+)") or "never"
   if not switch then
     report:hint("huge pages: this kernel has none for shared memory")
   elseif switch == "deny" then
@@ -87,7 +88,7 @@ local function check_locks(report, before, list, settings, seconds)
     local info = entries[id]
     if not left[id] and not (info and info.state == "ready" and info.age <= seconds) then
       stale = stale + 1
-      report:wrong(("'%s': a dead builder's lock"):format(id), "nothing: it is removed now")
+      report:wrong(("'%s': a dead builder's lock"):format(id), "it is removed now: nothing to do")
     end
   end
   if stale == 0 then report:ok(("locks: none is stale, %d live"):format(#before)) end

@@ -24,6 +24,8 @@ local function add_options(parser)
     :description "Directory of the entries; default $SHAREARRAY_SHM_PATH, else /dev/shm."
   parser:option "--prefix" :argname "PREFIX"
     :description "Beginning of the file names; default sharearray_."
+  parser:option "--trust" :argname "UID" :count "*" :convert(tonumber)
+    :description "Use this user's entries too; may be given again."
   parser:flag "--version" :description "Show the version and exit." :action(function()
     console.say("sharearray ", require("sharearray")._VERSION, "\n")
     console.flush()
@@ -85,7 +87,7 @@ end
 -- The store that the options name. The library raises for a wrong argument, with the place in its caller.
 local function open(args)
   local sharearray = require "sharearray"
-  local ok, store = pcall(sharearray.new, { shm_path = args.shm_path, prefix = args.prefix })
+  local ok, store = pcall(sharearray.new, { shm_path = args.shm_path, prefix = args.prefix, trust = args.trust })
   if not ok then console.fail((store:gsub("^.-:%d+: ", "")), USAGE) end
   local ids = args.ids or { args.id }
   for _, id in ipairs(ids) do
