@@ -20,7 +20,9 @@ local lifetime = require "sharearray.lifetime"
 local view = require "sharearray.view"
 
 local found, cjson = pcall(require, "cjson")
-if not found then error("sharearray: bundles need the Lua module cjson (Debian's lua-cjson has it): " .. cjson, 0) end
+if not found then
+  error("sharearray: bundles need the Lua module cjson (Debian's lua-cjson has it): " .. tostring(cjson), 0)
+end
 cjson = cjson.new() -- our own settings, whatever the user's are
 
 local M = {}
