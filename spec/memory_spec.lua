@@ -159,6 +159,38 @@ describe("memory", function()
     assert.equal("kept", said)
   end)
 
+  -- A collector with such a multiplier goes through all of its work whenever it begins.
+  it("is there for what is made of a view that nobody else has, whenever the collector comes", function()
+    local said = machine.worker([[
+      local record = { { "a", "float32" }, { "b", "int32", { 3 } }, { "c", "S5" }, { "d", { { "e", "int8" } } } }
+      local value = { a = 1, b = { 1, 2, 3 }, c = "x", d = { e = 5 } }
+      local function records() return sharearray.array({ value }, record) end
+      local function matrix() return sharearray.array { { 1, 2, 3 }, { 4, 5, 6 } } end
+      local ways = {
+        function() return matrix():slice(1)(0, 2) == 6 end,
+        function() return matrix():reshape { 6 }[5] == 6 end,
+        function() return matrix():transpose():copy()(2, 1) == 6 end,
+        function() return matrix():transpose():slice(1)[1][1] == 6 end,
+        function() return sharearray.array({ "ab", "c" }, "S3")[1] == "c" end,
+        function() return sharearray.array({ "ab", "c" }, "U3"):reshape { 2, 1 }(1, 0) == "c" end,
+        function() return sharearray.array({ "\0\64" }, "V2"):bfloat16()(0) == 2 end,
+        function() return records()[0].a == 1 end,
+        function() return records()(0).b(2) == 3 end,
+        function() return records()[0].c == "x" end,
+        function() return records()[0].d.e == 5 end,
+        function() return records():field "b"(0, 1) == 2 end,
+      }
+      collectgarbage("setpause", 0)
+      collectgarbage("setstepmul", 1000000)
+      jit.off()
+      for _ = 1, 3 do
+        for i, way in ipairs(ways) do if not way() then io.write("wrong ", i, " ") end end
+      end
+      io.write "done"
+    ]], {}, {}):finish()
+    assert.equal("done", said)
+  end)
+
   it("is dropped by rows made in compiled loops", function()
     local map = private_map(4000)
     local x = view.new(dtype.of("float32"), { 100, 10 }, nil, map.base, map, false)

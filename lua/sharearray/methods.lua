@@ -24,6 +24,9 @@ local methods, getters = {}, {}
 
 local function is_closed(self) return self.map == nil end
 
+-- What is made of a view below is returned in brackets: without them it would be a tail call, which takes the view off
+-- the stack, and a collection before the new one has its reference could unmap the memory of both.
+
 -- Of the first element.
 local function address(self) return cast("const char *", self.elements) end
 
@@ -63,7 +66,7 @@ function methods.slice(self, from, to)
   end
   local shape, strides = shape_of(self, class), strides_of(self, class)
   shape[1] = to - from
-  return construct(class.dtype, shape, strides, address(self) + from * strides[1], self.map, self.sealed)
+  return (construct(class.dtype, shape, strides, address(self) + from * strides[1], self.map, self.sealed))
 end
 
 --- The same elements in another shape, of the same memory. The array has to be in C order.
@@ -75,7 +78,7 @@ function methods.reshape(self, shape)
   if not is_contiguous(self) then
     error("reshape: the array is not in C order; copy it first: sharearray.array(v):reshape(...)", 2)
   end
-  return construct(class.dtype, wanted, nil, self.elements, self.map, self.sealed)
+  return (construct(class.dtype, wanted, nil, self.elements, self.map, self.sealed))
 end
 
 --- The axes in reverse order, of the same memory.
@@ -86,7 +89,7 @@ function methods.transpose(self)
   for axis = 1, ndim do
     shape[axis], strides[axis] = old_shape[ndim + 1 - axis], old_strides[ndim + 1 - axis]
   end
-  return construct(class.dtype, shape, strides, self.elements, self.map, self.sealed)
+  return (construct(class.dtype, shape, strides, self.elements, self.map, self.sealed))
 end
 
 local function as_it_is(x) return x end
@@ -120,7 +123,7 @@ function methods.field(self, name)
     error(("field: %d dimensions; at most %d are possible"):format(#shape + #inner, MAXDIMS), 2)
   end
   for axis, n in ipairs(field.shape) do shape[#shape + 1], strides[#strides + 1] = n, inner[axis] end
-  return construct(field.dtype, shape, strides, address(self) + field.offset, self.map, self.sealed)
+  return (construct(field.dtype, shape, strides, address(self) + field.offset, self.map, self.sealed))
 end
 
 --- The numbers of V2 elements that are bfloat16, as NumPy files have them: a view of the same memory.
@@ -128,7 +131,7 @@ function methods.bfloat16(self)
   local class = open(self)
   local numbers = class.dtype.reader.bfloat16
   if not numbers then error(("bfloat16: elements of dtype V2 expected, got %s"):format(class.dtype.name), 2) end
-  return construct(numbers, shape_of(self, class), strides_of(self, class), self.elements, self.map, self.sealed)
+  return (construct(numbers, shape_of(self, class), strides_of(self, class), self.elements, self.map, self.sealed))
 end
 
 --- The bytes of the elements in C order, as a Lua string.

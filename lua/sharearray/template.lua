@@ -32,6 +32,8 @@ local function offset(spec)
   return sum
 end
 
+-- $VALUE is in brackets, as a call may be: a tail call would take the view, and with it perhaps the memory, away from
+-- what reads it.
 local TEMPLATE = [[
 local type, tonumber, floor, bxor, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
   ref, inner, owners, adopt, lend_to, gc, finalizer = ...
@@ -52,7 +54,7 @@ local function get(self, $INDICES extra)
     local at = $OFFSET
     $ELEMENT
     $GUARD
-    return $VALUE
+    return ($VALUE)
   end
   return fail.index(self, $INDICES extra)
 end
@@ -119,7 +121,7 @@ local function index(self, key)
     local at = $KEY
     $ELEMENT
     $GUARD
-    return $VALUE
+    return ($VALUE)
   end
   return fail.index(self, key)
 end
