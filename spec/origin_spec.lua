@@ -253,6 +253,31 @@ describe("an origin", function()
     assert.same({ "sharearray_x.npy" }, machine.names(directories[1]))
   end)
 
+  it("a coroutine that is dropped while it is being filled leaves no memory behind", function()
+    local c = store { sleep = coroutine.yield }
+    local publish = origin.publish
+    function origin.publish(...)
+      coroutine.yield "publishing"
+      return publish(...)
+    end
+    local function mappings()
+      local count = 0
+      for line in io.lines "/proc/self/maps" do
+        if line:find(directories[3] .. "/", 1, true) and not line:find ".changes." then count = count + 1 end
+      end
+      return count
+    end
+    for _ = 1, 4 do
+      local builder = coroutine.wrap(function() return c:cache("x", number(1)) end)
+      repeat until builder() == "publishing"
+      assert.is_true(mappings() > 0)
+      builder, origin.holder = nil, nil -- luacheck: ignore
+      assert.is_true(c:free "x")
+      for _ = 1, 4 do collectgarbage() end
+    end
+    assert.equal(0, mappings())
+  end)
+
   it("free leaves nobody the time to take the entry from it again", function()
     assert(a:cache("x", number(1)))
     local remove = origin.remove

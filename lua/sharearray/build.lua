@@ -38,6 +38,14 @@ function M.own(handle)
   return ffi.gc(handle, delete_build)
 end
 
+local function delete_map(map) C.sharearray_unref(map) end
+
+--- Takes a reference of a mapping over: a coroutine that is dropped, or an error, leaves it to the collector.
+function M.own_map(map) return ffi.gc(map, delete_map) end
+
+--- The mapping, with its reference for the caller to take over.
+function M.disown_map(map) return ffi.gc(map, nil) end
+
 --- How many builds this Lua state holds, those of dropped coroutines included.
 function M.held() return held end
 
@@ -130,7 +138,7 @@ local function publish(self, complete, deadline)
     ticket.seen = C.sharearray_changes_of(self.place.handle, self.id)
     local step = C.sharearray_publish(self.build, complete, map_out, message)
     if step < 0 then draft.refuse(self.id, step, message) end
-    if step == C.SHAREARRAY_READY then return map_out[0] end
+    if step == C.SHAREARRAY_READY then return M.own_map(map_out[0]) end
     round = round + 1
     local seconds = wait.remaining(deadline)
     if seconds == 0 then
@@ -222,7 +230,7 @@ end
 -- @param source nil: only what the origin has will do
 -- @tparam[opt] function failed called with place and id if nothing was published, before the lock goes; there is
 --   an older version, so that nobody need wait for another machine
--- @treturn[1] cdata the mapping, with a reference for the caller; and FETCHED where it was not built now
+-- @treturn[1] cdata the mapping, as `own_map` gives it; and FETCHED where it was not built now
 -- @return[2] nil, message or the source's own error value, code
 function M.run(place, settings, id, handle, source, deadline, failed)
   local self = {

@@ -67,7 +67,7 @@ function M.run(self, id, handle, source, deadline, ticket, failed)
   end
   local bytes = tonumber(map.length)
   local result, text
-  result, text, code = place_.remember(self, id, map, map.array.layout, ticket.seen, looked)
+  result, text, code = place_.remember(self, id, build.disown_map(map), map.array.layout, ticket.seen, looked)
   if not result then return nil, text, code end
   wait.say(settings, id, ("published, %s, %d bytes in %.1f s"):format(describe(result), bytes,
     (C.sharearray_clock() - started) / 1000))
