@@ -112,4 +112,62 @@ describe("compiled code", function()
     ]]
     assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
   end)
+
+  -- Builds whose coroutines are dropped, each at one yield more than the one before.
+  local DROPPED = [[
+    ffi.cdef "int fcntl(int fd, int command, ...);"
+    local F_GETFD = 1
+    local function files()
+      local count = 0
+      for fd = 0, 255 do if ffi.C.fcntl(fd, F_GETFD) ~= -1 then count = count + 1 end end
+      return count
+    end
+    local function drop(store, times)
+      for i = 1, times do
+        local builder = coroutine.wrap(function()
+          store:cache("x" .. i, function(alloc, alive)
+            local x = alloc("float32", 2 ^ 22)
+            alive()
+            coroutine.yield()
+            return x
+          end)
+          while true do coroutine.yield() end
+        end)
+        for _ = 1, i do builder() end
+        builder = nil
+        for _ = 1, 4 do collectgarbage() end
+      end
+    end
+  ]]
+
+  it("keeps no lease, and no file, of a build that was dropped while an origin worked for it", function()
+    local said = in_processes(DROPPED .. [[
+      local leases, asked, origin = setmetatable({}, { __mode = "k" }), {}, {}
+      function origin.fetch(_, key, have, open) -- what it has is damaged
+        if have or asked[key] then return nil end
+        asked[key] = true
+        local write = open(3)
+        for _ = 1, 3 do write("x", 1) end
+        return "1700000000000000000", 1
+      end
+      function origin.publish(_, _, entry)
+        for _ = 1, 9 do entry.breathe() end
+        return true
+      end
+      function origin.lease()
+        local lease = { every = 10, renew = function() return true end, release = function() end }
+        leases[lease] = true
+        return lease
+      end
+      function origin.remove() return true end
+      local store = sharearray.new { origin = origin, sleep = coroutine.yield, log_func = function() end }
+      store:get "x"
+      local before = files()
+      drop(store, 12)
+      local left = files() - before
+      for _ in pairs(leases) do left = left + 1 end
+      io.write(left)
+    ]])
+    assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
+  end)
 end)

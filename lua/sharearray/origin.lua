@@ -112,11 +112,18 @@ function Session:reject(reason)
   self.have, self.draft, self.fetched = self.fetched, nil, nil
 end
 
+-- For the functions that others get: code that LuaJIT compiled for one would keep the lease and the files of a
+-- build whose coroutine was dropped for ever.
+local function make_holder(self) return setmetatable({ self }, { __mode = "v" }) end
+
+local function held_by(holder) return holder[1] or error("the build it belonged to is over", 0) end
+
 -- A function for an origin to write with. A refusal of this machine's is kept: what becomes of it on
 -- its way through foreign code is not known.
-local function make_write(self)
+local function make_write(holder)
   local since = 0
   return function(pointer, size)
+    local self = held_by(holder)
     self.written, since = self.written + size, since + size
     if self.written > self.bytes then error("more bytes than were announced", 0) end
     self.crc = C.sharearray_crc32(self.crc, pointer, size)
@@ -134,8 +141,9 @@ local function make_write(self)
   end
 end
 
-local function make_open(self)
+local function make_open(holder)
   return function(bytes)
+    local self = held_by(holder)
     if type(bytes) ~= "number" or bytes < 1 or bytes % 1 ~= 0 then error("open: a number of bytes is wanted", 0) end
     if self.draft then self.drafts:discard(self.draft) end
     self.draft = nil
@@ -145,14 +153,14 @@ local function make_open(self)
       error(result, 0)
     end
     self.draft, self.bytes, self.written, self.crc = result, bytes, 0, 0
-    return make_write(self)
+    return make_write(holder)
   end
 end
 
 --- What the origin has and this machine has not, as a draft that is complete; nil if there is nothing.
 function Session:fetch()
   if self.failed then return nil end
-  local version, crc, reason = ask(self.origin, "fetch", self.key, self.have, make_open(self))
+  local version, crc, reason = ask(self.origin, "fetch", self.key, self.have, make_open(make_holder(self)))
   if self.refusal then error(self.refusal, 0) end
   if not version then
     if self.draft then self.drafts:discard(self.draft) end
@@ -251,7 +259,7 @@ end
 --- Calls the source with `alloc` and `alive`, and renews the lease meanwhile.
 function Session:run(source, alloc)
   self.running = true
-  local holder = setmetatable({ self }, { __mode = "v" })
+  local holder = make_holder(self)
   if not self.settings.sleep then renew_by_collector(holder) end
   return source(alloc, function()
     if holder[1] then holder[1]:alive() end
@@ -279,6 +287,15 @@ local function sum(self, map)
   return crc
 end
 
+-- What an origin calls while it publishes.
+local function make_breathe(holder)
+  return function()
+    local self = held_by(holder)
+    wait.breathe(self.settings)
+    self:alive()
+  end
+end
+
 --- Gives what was built to the origin. It is published on this machine already, whatever comes of it.
 function Session:publish(map)
   -- Without the lease nothing is published; nor is what another builder of this machine published first.
@@ -286,10 +303,7 @@ function Session:publish(map)
   local entry = {
     version = self.version, bytes = tonumber(map.length), crc = sum(self, map),
     kind = map.array.kind == 0 and "npz" or "npy", data = ffi.cast("const char *", map.base),
-    breathe = function()
-      wait.breathe(self.settings)
-      self:alive()
-    end,
+    breathe = make_breathe(make_holder(self)),
   }
   local done, reason, again
   for round = 1, #AGAIN + 1 do
