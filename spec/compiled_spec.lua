@@ -4,6 +4,7 @@
 -- ends; of a function that many closures were made of, only the first few. So each process here begins anew, and
 -- compiles whatever it runs twice.
 local machine = require "support.machine"
+local redis = require "support.redis"
 
 local RUNS = 8 -- where the compiler begins depends on addresses, which are others in each process
 
@@ -168,6 +169,23 @@ describe("compiled code", function()
       for _ in pairs(leases) do left = left + 1 end
       io.write(left)
     ]])
+    assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
+  end)
+
+  local there, why = redis.is_there()
+  it("keeps no connection of a build that was dropped while it spoke to Redis", function()
+    if not there then return pending(why) end
+    local server = redis.start()
+    local said = in_processes(DROPPED .. ([[
+      local origin = require("sharearray.origin.redis").new { port = %d, piece = 65536 }
+      local store = sharearray.new { origin = origin, prefix = "p" .. ffi.C.getpid(), sleep = coroutine.yield,
+        log_func = function() end }
+      store:get "x"
+      local before = files()
+      drop(store, 16)
+      io.write(files() - before)
+    ]]):format(server.port))
+    server:stop()
     assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
   end)
 end)

@@ -137,7 +137,7 @@ local function copy(self, command, manifest, version, bytes, chunk, write)
   return true
 end
 
-local function fetch(self, command, key, have, open)
+local function fetch(command, self, key, have, open)
   local manifest = manifest_of(key)
   local text = command("get", manifest)
   while text do
@@ -157,7 +157,7 @@ local function fetch(self, command, key, have, open)
 end
 
 function Redis:fetch(key, have, open)
-  return self.connections:run(key, function(command) return fetch(self, command, key, have, open) end)
+  return self.connections:run(key, fetch, self, key, have, open)
 end
 
 -- Publish -------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ local function is_current(command, key, entry)
   return text and parse(text) == entry.version
 end
 
-local function publish(self, command, key, entry, lease)
+local function publish(command, self, key, entry, lease)
   if is_current(command, key, entry) then return "ok" end
   local count = math.ceil(entry.bytes / self.chunk)
   for i = 0, count - 1 do upload(self, command, key, entry, i) end
@@ -205,20 +205,20 @@ local REFUSALS = {
 -- the connection's.
 local PASSING = { LOADING = true, CLUSTERDOWN = true, MASTERDOWN = true, TRYAGAIN = true, READONLY = true, BUSY = true }
 
+local function delete_chunks(command, self, key, entry)
+  if is_current(command, key, entry) then return true end
+  for i = 0, math.ceil(entry.bytes / self.chunk) - 1 do command("del", chunk_name(key, entry.version, i)) end
+end
+
 -- What a publication that broke off leaves would end by itself, but a full Redis wants the room now. True where it
 -- did not break off.
 local function clean_up(self, key, entry)
-  local _, done = pcall(self.connections.run, self.connections, key, function(command)
-    if is_current(command, key, entry) then return true end
-    for i = 0, math.ceil(entry.bytes / self.chunk) - 1 do command("del", chunk_name(key, entry.version, i)) end
-  end)
+  local _, done = pcall(self.connections.run, self.connections, key, delete_chunks, self, key, entry)
   return done == true
 end
 
 function Redis:publish(key, entry, lease)
-  local ok, result = pcall(self.connections.run, self.connections, key, function(command)
-    return publish(self, command, key, entry, lease)
-  end)
+  local ok, result = pcall(self.connections.run, self.connections, key, publish, self, key, entry, lease)
   if ok and result == "ok" then return true end
   if clean_up(self, key, entry) then return true end
   result = tostring(result)

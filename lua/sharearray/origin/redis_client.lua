@@ -160,56 +160,58 @@ local function address_in(problem, host)
   return (new_host ~= "" and new_host or host) .. ":" .. port
 end
 
--- What `run` passes to its work: command(name, ...) returns the reply, or raises.
-local function conversation(self, key)
+-- What `run` passes to its work: command(name, ...) returns the reply, or raises. No closure: code that LuaJIT
+-- compiled for one would keep the connection of a coroutine that was dropped for ever.
+local Command = {}
+
+local function converse(self, key)
   local address = self.nodes[key] or ("%s:%d"):format(self.host or "", self.port or 0)
   if self.connect and not self.nodes[key] then address = "" end
-  local state = { address = address }
-  state.client, state.reused = take(self, address)
-
-  local function move(to)
-    keep(self, state.address, state.client)
-    state.client, state.address = nil, to -- nil: should the next line raise
-    state.client, state.reused = take(self, to)
-  end
-
-  local function command(name, ...)
-    for _ = 1, REDIRECTIONS do
-      local reply, problem = invoke(state.client, name, ...)
-      if not problem then
-        state.reused = false
-        return reply
-      end
-      local host = state.address:match("^(.*):") or ""
-      if problem:find("^MOVED ") then
-        move(address_in(problem, host))
-        self.nodes[key] = state.address
-      elseif problem:find("^ASK ") then
-        move(address_in(problem, host))
-        ask(state.client)
-      elseif state.reused then -- the connection may have been dead for hours
-        M.close(state.client)
-        state.client, state.reused = connect(self, state.address:match("^(.*):(%d+)$")), false
-      else
-        error(problem, 0)
-      end
-    end
-    error("redirected too often", 0)
-  end
-
-  return state, command
+  local command = setmetatable({ connections = self, key = key, address = address }, Command)
+  command.client, command.reused = take(self, address)
+  return command
 end
 
---- Calls `work(command)` with a connection to the node that has `key`, and returns what it returns.
+local function move(command, to)
+  keep(command.connections, command.address, command.client)
+  command.client, command.address = nil, to -- nil: should the next line raise
+  command.client, command.reused = take(command.connections, to)
+end
+
+function Command.__call(self, name, ...)
+  for _ = 1, REDIRECTIONS do
+    local reply, problem = invoke(self.client, name, ...)
+    if not problem then
+      self.reused = false
+      return reply
+    end
+    local host = self.address:match("^(.*):") or ""
+    if problem:find("^MOVED ") then
+      move(self, address_in(problem, host))
+      self.connections.nodes[self.key] = self.address
+    elseif problem:find("^ASK ") then
+      move(self, address_in(problem, host))
+      ask(self.client)
+    elseif self.reused then -- the connection may have been dead for hours
+      M.close(self.client)
+      self.client, self.reused = connect(self.connections, self.address:match("^(.*):(%d+)$")), false
+    else
+      error(problem, 0)
+    end
+  end
+  error("redirected too often", 0)
+end
+
+--- Calls `work(command, ...)` with a connection to the node that has `key`, and returns what it returns.
 -- A failure closes the connection: nobody knows what would come through it next.
-function Connections:run(key, work)
-  local state, command = conversation(self, key)
-  local ok, first, second, third = pcall(work, command)
+function Connections:run(key, work, ...)
+  local command = converse(self, key)
+  local ok, first, second, third = pcall(work, command, ...)
   if ok then
-    keep(self, state.address, state.client)
+    keep(self, command.address, command.client)
     return first, second, third
   end
-  if state.client then M.close(state.client) end
+  if command.client then M.close(command.client) end
   self.nodes[key] = nil -- it may be that node which is gone
   error(first, 0)
 end
