@@ -158,9 +158,9 @@ end
 local function check_fetched(self, complete)
   local code = C.sharearray_seal(self.build, complete, map_out, message)
   if code < 0 then draft.refuse(self.id, code, message) end
-  local map = map_out[0]
+  local map = M.own_map(map_out[0])
   local problem = place_.unfit(map)
-  C.sharearray_unref(map)
+  C.sharearray_unref(M.disown_map(map))
   if problem then draft.raise(problem, "corrupt") end
 end
 
