@@ -173,7 +173,7 @@ install: all ## install to DESTDIR/PREFIX (/usr/local)
 	done
 	set -e; for file in $(commands); do install -D -m 755 "$$file" '$(DESTDIR)$(PREFIX)'/"$$file"; done
 	umask 022; $(here) $(LUAJIT) .ci/bytecode '$(DESTDIR)$(modules)' '$(modules)' || \
-	  echo 'without bytecode for $(LUAJIT): a process starts half a millisecond slower'
+	  echo 'without bytecode for $(LUAJIT): a process starts 0.7 ms slower'
 modules = $(PREFIX:/=)/share/lua/5.1/sharearray
 
 # Seeds and what was found stay in spec/fuzz/corpus; what a run finds beyond them goes to build/.
