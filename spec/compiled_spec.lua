@@ -36,6 +36,10 @@ local WAYS = {
     end)
   ]] },
   { "a source that fails", [[store:cache(id, function(alloc) alloc("float32", COUNT) error "no" end)]] },
+  { "a decorated source", [[
+    local cached = store:decorator(id)(big())
+    for _ = 1, 300 do assert(cached()(1) == 0) end
+  ]] },
   { "versions that are refreshed", [[for _ = 1, 4 do store:refresh(id, big()) end]] },
   { "versions that grow too old, and renewals that fail", [[
     local options = { max_age = 1e-9, log_func = function() end }

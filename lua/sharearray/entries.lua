@@ -29,15 +29,30 @@ function entries:refresh(id, source, opts)
   return obtain.obtain(self, id, source, C.SHAREARRAY_REFRESH)
 end
 
+local function decorated(own, id, source)
+  return function() return own:cache(id, source) end
+end
+
+local function decorating(own, id)
+  return function(source)
+    check_source(source, 2)
+    return decorated(own, id, source)
+  end
+end
+
+-- Compiled code keeps the closure that it was compiled for, and with it the source and the memo of the store, for ever;
+-- but not where there were three of a kind before: LuaJIT gives up hope then that there will be but one.
+for _ = 1, 3 do
+  decorated()
+  decorating()
+end
+
 --- A function that makes functions: `decorator(id, opts)(fn)` returns one that returns
 -- `cache(id, fn, opts)`. The way to have a hit in a hot loop without a closure at each call.
 function entries:decorator(id, opts)
   local own = with(self, opts, 2)
   check_id(own, id, 2)
-  return function(source)
-    check_source(source, 2)
-    return function() return own:cache(id, source) end
-  end
+  return decorating(own, id)
 end
 
 -- A Python builder's lock needs two looks, some time apart, before it counts as dead.
