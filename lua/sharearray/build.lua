@@ -126,7 +126,7 @@ local function run(self, source)
   if right then return value end
   if type(value) == "nil" then given = "nil (is there no `return x`?)" end
   local info = debug.getinfo(source, "S")
-  return nil, ("sharearray: '%s': its function (%s:%d) returned %s; expected is %s"):format(self.id, info.short_src,
+  return nil, ("sharearray: '%s': its function (%s:%d) returned %s; expected: %s"):format(self.id, info.short_src,
     info.linedefined, given, M.EXPECTED), "callback"
 end
 

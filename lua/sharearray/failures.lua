@@ -29,7 +29,7 @@ local function bad_indices(self, class, given, ...)
   local ndim = class.ndim
   if given ~= ndim then
     local which = given > ndim and "many" or "few"
-    return ("too %s indices: the array has dimension %d, but %d were given"):format(which, ndim, given)
+    return ("too %s indices: the array has dimension %d, but got %d"):format(which, ndim, given)
   end
   for axis = 1, given do
     local message = bad_index(self, axis, (select(axis, ...)))
