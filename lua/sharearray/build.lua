@@ -7,6 +7,7 @@ local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
 local file = require "sharearray.file"
 local lazy = require "sharearray.lazy"
+local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
 local place_ = require "sharearray.place"
 local shapes = require "sharearray.shape"
@@ -84,10 +85,8 @@ function M.check(value)
   return nil, "a table that is no bundle: " .. problem
 end
 
--- What `alloc` holds of its build is weak: code that LuaJIT compiled for it would keep the lock of a build whose
--- coroutine was dropped for ever.
 local function make_alloc(build)
-  local holder = setmetatable({ build }, { __mode = "v" })
+  local holder = lifetime.holder(build)
   return function(descr, shape, surplus)
     local self = holder[1]
     if surplus ~= nil then error("alloc: a shape is one list, as in alloc(\"float32\", {3, 4})", 2) end

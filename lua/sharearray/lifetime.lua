@@ -97,6 +97,11 @@ local function room_of(x)
   end
 end
 
+--- A table with `x` as its only element, which does not keep it alive: for a function that others get. Code that LuaJIT
+-- compiled for a closure keeps it, and what it captured, for ever: a lock or a lease of a build whose coroutine was
+-- dropped, say.
+function M.holder(x) return setmetatable({ x }, { __mode = "v" }) end
+
 --- Notes that the view `x`, which has a reference of its own, is a member of a bundle, which lives on `owner`.
 function M.belongs(x, owner) apart[x] = owner end
 

@@ -45,6 +45,7 @@
 
 local ffi = require "ffi"
 local draft = require "sharearray.draft"
+local lifetime = require "sharearray.lifetime"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
 
@@ -112,10 +113,6 @@ function Session:reject(reason)
   self.have, self.draft, self.fetched = self.fetched, nil, nil
 end
 
--- For the functions that others get: code that LuaJIT compiled for one would keep the lease and the files of a
--- build whose coroutine was dropped for ever.
-local function make_holder(self) return setmetatable({ self }, { __mode = "v" }) end
-
 local function held_by(holder) return holder[1] or error("the build it belonged to is over", 0) end
 
 -- A function for an origin to write with. A refusal of this machine's is kept: what becomes of it on
@@ -160,7 +157,7 @@ end
 --- What the origin has and this machine has not, as a draft that is complete; nil if there is nothing.
 function Session:fetch()
   if self.failed then return nil end
-  local version, crc, reason = ask(self.origin, "fetch", self.key, self.have, make_open(make_holder(self)))
+  local version, crc, reason = ask(self.origin, "fetch", self.key, self.have, make_open(lifetime.holder(self)))
   if self.refusal then error(self.refusal, 0) end
   if not version then
     if self.draft then self.drafts:discard(self.draft) end
@@ -259,7 +256,7 @@ end
 --- Calls the source with `alloc` and `alive`, and renews the lease meanwhile.
 function Session:run(source, alloc)
   self.running = true
-  local holder = make_holder(self)
+  local holder = lifetime.holder(self)
   if not self.settings.sleep then renew_by_collector(holder) end
   return source(alloc, function()
     if holder[1] then holder[1]:alive() end
@@ -303,7 +300,7 @@ function Session:publish(map)
   local entry = {
     version = self.version, bytes = tonumber(map.length), crc = sum(self, map),
     kind = map.array.kind == 0 and "npz" or "npy", data = ffi.cast("const char *", map.base),
-    breathe = make_breathe(make_holder(self)),
+    breathe = make_breathe(lifetime.holder(self)),
   }
   local done, reason, again
   for round = 1, #AGAIN + 1 do

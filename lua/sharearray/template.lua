@@ -101,7 +101,18 @@ local function set(self, ...)
 end
 ]]
 
--- v[i], x[i] = value and the step of `for i, x in v:iter()`, which differ by ndim.
+-- The step of `for i, x in v:iter()`.
+local STEP = [[
+local function step(self, key)
+  key = key + 1
+  if key < self.n0 then
+    return key, self[key]
+  end
+  return fail.over(self)
+end
+]]
+
+-- v[i], x[i] = value and the step, which differ by ndim.
 local INDEXING_0 = [[
 local function index(self, key)
   return fail.property(self, key)
@@ -131,14 +142,7 @@ local function newindex(self, key, value)
   return set(self, key, value)
 end
 
-local function step(self, key)
-  key = key + 1
-  if key < self.n0 then
-    return key, self[key]
-  end
-  return fail.over(self)
-end
-]]
+$STEP]]
 
 local INDEXING_N = [[
 local function index(self, key)
@@ -153,14 +157,7 @@ local function newindex(self, key, value)
   return fail.newindex(self, key, value)
 end
 
-local function step(self, key)
-  key = key + 1
-  if key < self.n0 then
-    return key, self[key]
-  end
-  return fail.over(self)
-end
-]]
+$STEP]]
 
 -- What the reader's pieces work on, from the offset `at`.
 local function element_at(strided, reader)
@@ -171,7 +168,7 @@ local function element_at(strided, reader)
 end
 
 -- Adds the text to the parts, with its $NAMEs replaced: by pieces of text that have such themselves, or by what fills
--- the holes. gsub would do, but it looks at every letter, and each process makes a class or two at its start.
+-- the holes. gsub would do, but it looks at every letter, and a process may make a class or two at its start.
 local function render_into(parts, text, pieces, holes)
   local at, hole = 1, text:find("$", 1, true)
   while hole do
@@ -217,7 +214,7 @@ function template.class(spec)
     VALUE = reader.value,
     NUMBER = reader.number or "fail.number(self)",
   }
-  local pieces = { SETTING = spec.writable and SETTING or NO_SETTING,
+  local pieces = { SETTING = spec.writable and SETTING or NO_SETTING, STEP = STEP,
     INDEXING = n == 0 and INDEXING_0 or n == 1 and INDEXING_1 or INDEXING_N }
   local parts = {}
   render_into(parts, TEMPLATE, pieces, holes)
