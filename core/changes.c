@@ -107,7 +107,7 @@ void sa_changes_look(sharearray_store *store) {
   if (uid != store->uid) page_none(store);
   store->uid = uid;
   /* Without a mapping in a user namespace: a page of this uid may be anybody's, who might truncate it. */
-  if ((int64_t)uid == store->overflow_uid) return;
+  if (sa_is_nobody(store, uid)) return;
   page_path(store, path);
   if (sys.lstat(path, &st) == 0) {
     if (st.st_ino != store->page_ino) page_open(store, path);

@@ -15,7 +15,7 @@ enum {
 
 /* Why an open failed: something other than a file stands there, or permission is refused. NONE if it is
  * gone by now, or became a file. */
-static int explain_open(const sharearray_store *store, const char *path, int error, struct stat *st, char *message) {
+static int explain_open(sharearray_store *store, const char *path, int error, struct stat *st, char *message) {
   if (sys.lstat(path, st) == 0) {
     int code = sa_check_trust(store, st, "entry", path, message);
     if (code) return code;

@@ -145,7 +145,7 @@ int sa_file_link(struct sa_file *file, const char *path, char *message) {
 
 /* Where the lock was taken away by its name, as Python's free does, two builders may come this way at
  * once. So a file under `by` is locked as long as its maker lives, and only a dead one's is removed. */
-int sa_file_bury(const sharearray_store *store, const char *by, char *message) {
+int sa_file_bury(sharearray_store *store, const char *by, char *message) {
   /* A read lock: what was published read-only cannot be opened for writing. */
   struct flock range = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
   struct stat st;
@@ -168,8 +168,7 @@ int sa_file_bury(const sharearray_store *store, const char *by, char *message) {
   return code;
 }
 
-int sa_file_replace(const sharearray_store *store, struct sa_file *file, const char *by, const char *path,
-                    char *message) {
+int sa_file_replace(sharearray_store *store, struct sa_file *file, const char *by, const char *path, char *message) {
   if (!file->temporary[0]) {
     int code = sa_file_bury(store, by, message);
     if (code) return code;

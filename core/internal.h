@@ -58,11 +58,12 @@ struct sharearray_store {
   uint32_t *trust;
   size_t trusted;
   enum { SA_HUGE_UNKNOWN, SA_HUGE_NO, SA_HUGE_ADVISED } huge; /* pages of the file system, by advice */
-  bool disk;            /* not a memory file system: fsync before a name is given */
-  int64_t overflow_uid; /* -1 outside a user namespace */
-  struct sa_page *page; /* private memory where the counter page cannot be had */
-  ino_t page_ino;       /* 0: private */
-  dev_t dev;            /* the directory itself, whatever path leads to it */
+  bool disk;                 /* not a memory file system: fsync before a name is given */
+  uint32_t overflow_uid;     /* trust.c: who has it is nobody in particular, */
+  atomic_int user_namespace; /* unless this is the initial one */
+  struct sa_page *page;      /* private memory where the counter page cannot be had */
+  ino_t page_ino;            /* 0: private */
+  dev_t dev;                 /* the directory itself, whatever path leads to it */
   ino_t ino;
   struct timespec changed;  /* its time of modification at the last sharearray_settled() */
   struct timespec lockless; /* and at the last sa_lockless() */
@@ -126,23 +127,26 @@ static inline int sa_negative(int code) {
 #define sa_fail_errno(...) sa_negative(sa_fail_errno(__VA_ARGS__))
 #endif
 
-/* name.c: names, paths, and whom to trust. */
+/* name.c */
 int sa_names(const sharearray_store *store, const char *id, struct sa_paths *paths, char *message);
-bool sa_trusted_uid(const sharearray_store *store, uint32_t uid);
+
+/* trust.c */
+int sa_trust_new(sharearray_store *store, char *message);
+/* Whether the uid stands for everybody who has none in this user namespace. */
+bool sa_is_nobody(sharearray_store *store, uint32_t uid);
+bool sa_trusted_uid(sharearray_store *store, uint32_t uid);
 /* 0, or EUNTRUSTED with the reason. `what` names the file's role in the message. */
-int sa_check_trust(const sharearray_store *store, const struct stat *st, const char *what, const char *path,
-                   char *message);
+int sa_check_trust(sharearray_store *store, const struct stat *st, const char *what, const char *path, char *message);
 
 /* file.c: unnamed files, and giving them a name. */
 int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file *file, char *message);
 /* 0; EEXIST as a positive value; negative with a message. */
 int sa_file_link(struct sa_file *file, const char *path, char *message);
 /* Over whatever stands under `path`, in one step, by way of `by`. EEXIST: another builder is on that way. */
-int sa_file_replace(const sharearray_store *store, struct sa_file *file, const char *by, const char *path,
-                    char *message);
+int sa_file_replace(sharearray_store *store, struct sa_file *file, const char *by, const char *path, char *message);
 /* Removes what a dead builder left on that way: 0, also if there is nothing; EEXIST: its maker lives.
  * A stranger's is EUNTRUSTED. */
-int sa_file_bury(const sharearray_store *store, const char *by, char *message);
+int sa_file_bury(sharearray_store *store, const char *by, char *message);
 int sa_file_mode(struct sa_file *file, mode_t mode);
 /* ENOSPACE with the figures: `bytes` more did not fit into the store's directory. */
 int sa_no_space(const sharearray_store *store, uint64_t bytes, char *message);
@@ -198,7 +202,7 @@ bool sa_lock_is_named(const char *path, int fd);
 void sa_lock_unlink(const char *path, int fd);
 void sa_lock_release(const char *path, int fd);
 /* The same for a dead builder's lock: what else it left goes first. */
-void sa_lock_bury(const sharearray_store *store, const struct sa_paths *paths, int fd);
+void sa_lock_bury(sharearray_store *store, const struct sa_paths *paths, int fd);
 
 /* map.c */
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);

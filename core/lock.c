@@ -104,13 +104,13 @@ void sa_lock_release(const char *path, int fd) {
   sa_process_close(fd);
 }
 
-void sa_lock_bury(const sharearray_store *store, const struct sa_paths *paths, int fd) {
+void sa_lock_bury(sharearray_store *store, const struct sa_paths *paths, int fd) {
   sa_file_bury(store, paths->fresh, NULL);
   sa_lock_release(paths->lock, fd);
 }
 
 /* A lock that cannot be opened: not to be trusted, or a trusted other user's, waited for by existence. */
-static int look_from_outside(const sharearray_store *store, const char *path, int error, sharearray_owner *owner,
+static int look_from_outside(sharearray_store *store, const char *path, int error, sharearray_owner *owner,
                              char *message) {
   struct stat st;
   if (sys.lstat(path, &st) != 0) {
@@ -222,7 +222,7 @@ bool sa_lock_is_held_back(int fd) {
 
 /* A dead builder's lock becomes ours; or, where its builders are killed again and again (out of memory,
  * say), stays dead for a while. */
-static int inherit(const sharearray_store *store, const struct sa_paths *paths, int fd, sharearray_owner *owner,
+static int inherit(sharearray_store *store, const struct sa_paths *paths, int fd, sharearray_owner *owner,
                    char *message) {
   struct line old, mine;
   line_read(fd, &old);

@@ -3,43 +3,12 @@
 #include "sys.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-/* The beginning of a file of /proc, as text: 0, or -1 and errno. */
-static int read_proc(const char *path, char *text, size_t size) {
-  int fd = sys.open(path, O_RDONLY | O_CLOEXEC, 0);
-  if (fd < 0) return -1;
-  int64_t n = sa_read_all(fd, text, size - 1, 0);
-  int error = errno;
-  sys.close(fd);
-  errno = error;
-  text[n > 0 ? n : 0] = '\0';
-  return n < 0 ? -1 : 0;
-}
-
-/* The uid that stands for everybody without a mapping, if this is a user namespace; else -1. Only the
- * initial namespace maps the whole range onto itself (user_namespaces(7)). Not to know is a failure:
- * strangers would pass for one user. */
-static int find_overflow_uid(int64_t *uid, char *message) {
-  char text[64];
-  unsigned inside, outside, count, overflow = 65534;
-  *uid = -1;
-  if (read_proc("/proc/self/uid_map", text, sizeof text) != 0) {
-    if (errno == ENOENT) return 0; /* a kernel without user namespaces */
-    return sa_fail_errno(message, "cannot read /proc/self/uid_map");
-  }
-  int n = sscanf(text, "%u %u %u", &inside, &outside, &count);
-  if (n == 3 && inside == 0 && outside == 0 && count == 4294967295u) return 0;
-  if (read_proc("/proc/sys/kernel/overflowuid", text, sizeof text) == 0) sscanf(text, "%u", &overflow);
-  *uid = overflow;
-  return 0;
-}
 
 static bool valid_prefix(const char *prefix) {
   return *prefix == '\0' || sharearray_valid_id("", prefix, strlen(prefix));
@@ -84,7 +53,7 @@ static int fill(sharearray_store *store, const sharearray_options *options, char
   store->trusted = options->trusted;
   if (sys.statfs(store->shm_path, &fs) != 0) return sa_fail_errno(message, "cannot use shm_path %s", store->shm_path);
   store->disk = fs.f_type != TMPFS_MAGIC && fs.f_type != RAMFS_MAGIC;
-  int code = find_overflow_uid(&store->overflow_uid, message);
+  int code = sa_trust_new(store, message);
   return code ? code : sa_changes_new(store, message);
 }
 

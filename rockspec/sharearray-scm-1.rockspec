@@ -45,6 +45,7 @@ build = {
         "core/store.c",
         "core/sys.c",
         "core/torch.c",
+        "core/trust.c",
         "core/view.c",
       },
       libraries = { "pthread", "z" },

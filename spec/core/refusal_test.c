@@ -280,6 +280,42 @@ static void nobody_is_trusted_in_a_user_namespace(void) {
   unlink(path_of("u.npy"));
 }
 
+static int (*open_plainly)(const char *path, int flags, mode_t mode);
+static int map_reads;
+
+static int count_map_reads(const char *path, int flags, mode_t mode) {
+  map_reads += strstr(path, "uid_map") != NULL;
+  return open_plainly(path, flags, mode);
+}
+
+/* The uid that stands for nobody in other namespaces is a user's in the first one: nginx's workers often have it. */
+static int look_as_nobody(void) {
+  enum { NOBODY = 65534 };
+  sharearray_options options = {.mode = -1, .owner = -1};
+  sharearray_store *nobodys = NULL;
+  sharearray_map *map = NULL;
+  open_plainly = sys.open;
+  sys.open = count_map_reads;
+  if (attach("n", SHAREARRAY_GET, &map, NULL) != SHAREARRAY_READY) return 2;
+  sharearray_unref(map);
+  if (map_reads != 0) return 3; /* root's file says nothing of namespaces */
+  if (chown(path_of("n.npy"), NOBODY, NOBODY) != 0 || seteuid(NOBODY) != 0) return 77;
+  if (open_store(options, &nobodys) != 0) return 4;
+  for (int i = 0; i < 3; i++) {
+    if (sharearray_attach(nobodys, "n", SHAREARRAY_GET, &ticket, &map, NULL, message) != SHAREARRAY_READY) return 5;
+    sharearray_unref(map);
+  }
+  sharearray_store_delete(nobodys);
+  return map_reads == 1 ? 1 : 6;
+}
+
+static void nobody_is_a_user_of_the_initial_namespace(void) {
+  put_file("n.npy");
+  int result = in_child(look_as_nobody);
+  CHECK(result == 1 || (result == 77 && geteuid() != 0));
+  unlink(path_of("n.npy"));
+}
+
 static int look_as_another_user(void) {
   sharearray_map *map = NULL;
   if (seteuid(STRANGER) != 0) return 77;
@@ -342,6 +378,7 @@ int main(void) {
   RUN(memory_that_was_lent_is_not_what_is_published);
   RUN(a_child_cannot_fill_its_parents_draft);
   RUN(nobody_is_trusted_in_a_user_namespace);
+  RUN(nobody_is_a_user_of_the_initial_namespace);
   RUN(a_worker_goes_on_as_another_user);
   RUN(a_strangers_leftover_is_known_before_the_work);
   RUN(who_is_named_is_trusted);
