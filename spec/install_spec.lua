@@ -122,18 +122,27 @@ END
       local file = assert(io.open(path, "rb"))
       local all = file:read "*a"
       file:close()
-      local from, entries = all:find("\n", 1, true) + 1, 0
-      while from <= #all do
-        local size, stop = all:match("^%l+ %d+ %d+ (%d+)\n()", from)
-        for _, cut in ipairs { from + 5, stop, stop + size / 2, stop + size - 1 } do
+      local sections, index, from = {}, nil, all:find("\n", 1, true) + 1
+      for _ = 1, 2 do -- this module, the index
+        local size, start = all:match("^(%d+)\n()", from)
+        sections[#sections + 1], from = { start, size }, start + size
+        index = all:sub(start, from - 1)
+      end
+      index = loadstring(index)()
+      for i = 8, #index, 4 do
+        sections[#sections + 1], from = { from, index[i] }, from + index[i]
+      end
+      assert.equal(#all + 1, from)
+      assert.equal(15, #sections) -- the last is no module
+      for i, section in ipairs(sections) do
+        local start, size = unpack(section)
+        for _, cut in ipairs { start - 2, start, start + math.floor(size / 2), start + size - 1 } do
           file = assert(io.open(path, "wb"))
           file:write(all:sub(1, cut - 1))
           file:close()
-          assert.equal(entries .. "\n", run(functions .. "use"))
+          assert.equal((cut < start and i > 2 and i - 2 or i - 1) .. "\n", run(functions .. "use"))
         end
-        from, entries = stop + size, entries + 1
       end
-      assert.equal(14, entries) -- of which all but the last are modules
     end)
 
     it("has the classes of the usual views, whose text is not read then", function()

@@ -2,9 +2,13 @@
 -- third of the time that it takes to compile their sources. `make install` leaves it beside them, see .ci/bytecode.
 --
 -- It is of use to a LuaJIT of the same version and kind, in the same place, and as long as the sources are those that
--- it was made of; else they are loaded. The file begins with its folder's name. Each entry has a line with the name of
--- its source, that one's time of modification and size, and how many bytes follow. The first entry is this module,
--- which sharearray/init.lua reads; of the entry `template` see `bytecode.class`.
+-- it was made of; else they are loaded. The file is
+--
+--   a line with its folder's name,
+--   a line with a number of bytes, and so many: this module, which sharearray/init.lua reads,
+--   a line with a number of bytes, and so many: a chunk that returns the index, a list of: the name of a source, its time
+--     of modification, its size, how many bytes it has here, and the same of the next one,
+--   those bytes. Of `bytecode` there are none here; of `template` see `bytecode.class`.
 -- @module sharearray.bytecode
 
 local ffi = require "ffi"
@@ -16,33 +20,35 @@ pcall(ffi.cdef, [[
   int sharearray_stamp(int directory, const char *path, int flags, unsigned mask, void *status) __asm__("statx");
 ]])
 
--- A file's time of modification, in seconds, and its size, as `stat -c '%Y %s'` says them. See statx(2), whose struct
--- is the same on all machines: at 112 stx_mtime, at 40 stx_size.
+-- Whether a file has this time of modification, in seconds, and this size, as `stat -c '%Y %s'` says them. See statx(2),
+-- whose struct is the same on all machines: at 112 stx_mtime, at 40 stx_size.
 local status = ffi.new "uint64_t[32]"
-local function stamp(path)
+local function has_stamp(path, modified, size)
   local AT_FDCWD, STATX_MTIME, STATX_SIZE = -100, 0x40, 0x200
-  if ffi.C.sharearray_stamp(AT_FDCWD, path, 0, STATX_MTIME + STATX_SIZE, status) ~= 0 then return nil end
-  return tonumber(status[112 / 8]) .. " " .. tonumber(status[40 / 8])
+  return ffi.C.sharearray_stamp(AT_FDCWD, path, 0, STATX_MTIME + STATX_SIZE, status) == 0
+    and tonumber(status[112 / 8]) == modified and tonumber(status[40 / 8]) == size
 end
 
--- The name and the size of an entry; nil where its source is another by now.
-local function entry(folder, line)
-  local name, made_of, bytes = line:match "^(%l+) (%d+ %d+) (%d+)$"
-  if not name or stamp(("%s/%s.lua"):format(folder, name)) ~= made_of then return nil end
-  return name, tonumber(bytes)
+-- LuaJIT checks nothing of bytecode, not even where it ends.
+local function read(file, bytes)
+  local text = bytes and file:read(bytes)
+  return text and #text == bytes and text
 end
 
 local classes = ""
 
-local function chunks_in(folder, file, first)
+local function chunks_in(folder, file)
   local chunks, views = {}, ""
-  if not entry(folder, first) then return {} end
-  for line in file:lines() do
-    local name, bytes = entry(folder, line)
-    local text = name and file:read(bytes)
-    -- LuaJIT checks nothing of bytecode, not even where it ends.
-    if not text or #text ~= bytes then return {} end
-    if name == "template" then views = text else chunks["sharearray." .. name] = loadstring(text) end
+  local list = read(file, tonumber(file:read "*l"))
+  local index = list and loadstring(list)() or {}
+  for i = 1, #index, 4 do
+    local name, text = index[i], read(file, index[i + 3])
+    if not text or not has_stamp(("%s/%s.lua"):format(folder, name), index[i + 1], index[i + 2]) then return {} end
+    if name == "template" then
+      views = text
+    elseif name ~= "bytecode" then
+      chunks["sharearray." .. name] = loadstring(text)
+    end
   end
   classes = views
   return chunks
@@ -50,12 +56,11 @@ end
 
 --- Makes `require` take the modules from the bytecode.
 -- @tparam string folder of the library
--- @param file the open file, behind the first entry
--- @tparam string first the line of that
+-- @param file the open file, behind this module
 -- @treturn table chunks by name, for `bytecode.done`; none where a source has changed
-function bytecode.preload(folder, file, first)
-  local read, chunks = pcall(chunks_in, folder, file, first)
-  if not read or not next(chunks) then return {} end
+function bytecode.preload(folder, file)
+  local found, chunks = pcall(chunks_in, folder, file)
+  if not found or not next(chunks) then return {} end
   for name, chunk in pairs(chunks) do package.preload[name] = package.preload[name] or chunk end
   package.loaded["sharearray.bytecode"] = package.loaded["sharearray.bytecode"] or bytecode
   return chunks

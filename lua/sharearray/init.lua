@@ -19,12 +19,12 @@ if pause then collectgarbage "stop" end
 -- This file is compiled at each start, so what can be elsewhere is in sharearray.bytecode, which comes first.
 local folder = debug.getinfo(1, "S").source:match "^@(.*)/"
 local file = folder and io.open(("%s/%s-%s.bytecode"):format(folder, jit.version:gsub(" ", "-"), jit.arch), "rb")
-local first = file and file:read "*l" == folder and file:read "*l"
-local size = first and tonumber(first:match " (%d%d?%d?%d?%d?)$")
+local line = file and file:read "*l" == folder and file:read "*l"
+local size = line and tonumber(line:match "^%d%d?%d?%d?%d?$")
 local text = size and file:read(size)
 local load = text and #text == size and loadstring(text)
 local bytecode = load and load()
-local chunks = bytecode and bytecode.preload(folder, file, first)
+local chunks = bytecode and bytecode.preload(folder, file)
 if file then file:close() end
 
 local found, facade = pcall(require, "sharearray.facade")
