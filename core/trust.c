@@ -10,11 +10,11 @@
 
 enum { OVERFLOW_UID = 65534, UNKNOWN = 0, INITIAL, OTHER };
 
-/* The beginning of a file of /proc, as text: 0, or -1 and errno. */
+/* The beginning of a file of /proc, which one call gives, as text: 0, or -1 and errno. */
 static int read_proc(const char *path, char *text, size_t size) {
   int fd = sys.open(path, O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return -1;
-  int64_t n = sa_read_all(fd, text, size - 1, 0);
+  ssize_t n = sys.pread(fd, text, size - 1, 0);
   int error = errno;
   sys.close(fd);
   errno = error;

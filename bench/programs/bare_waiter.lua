@@ -24,6 +24,7 @@ local bytes_p = ffi.typeof("const char *")
 -- Looked up before the wake, as ours are.
 local open, fstat, pread, mmap, close, wait, arrive = C.open, C.fstat, C.pread, C.mmap, C.close,
   baseline.C.baseline_wait, baseline.C.baseline_arrive
+baseline.C.baseline_now()
 
 board[slot] = -1
 wait(word, seen)

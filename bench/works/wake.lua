@@ -146,6 +146,8 @@ for _, count in ipairs { 2, 16, 64, 200 } do
   -- What LuaJIT itself takes for it, woken with cold caches.
   measure.row { work = work, against = "LuaJIT: the system calls of the first one by FFI, nothing else",
     ours = samples.ours, theirs = samples.luajit, unit = "ms" }
+  measure.row { work = work .. ": those of LuaJIT, without the library",
+    against = "C: blocked on a futex, then open, mmap", ours = samples.luajit, theirs = samples.futex, unit = "ms" }
   local curves = { { "sharearray", samples.ours }, { "C, futex", samples.futex } }
   local rivals = { { "ours", ours(count) } }
   if not no_nginx then rivals[#rivals + 1] = { "resty", resty(count) } end

@@ -6,8 +6,8 @@
 --
 --   a line with its folder's name,
 --   a line with a number of bytes, and so many: this module, which sharearray/init.lua reads,
---   a line with a number of bytes, and so many: a chunk that returns the index, a list of: the name of a source, its time
---     of modification, its size, how many bytes it has here, and the same of the next one,
+--   a line with a number of bytes, and so many: a chunk that returns the index, a list of a source's name, its time of
+--     modification, its size, how many bytes it has here, and the same of the next one,
 --   those bytes. Of `bytecode` there are none here; of `template` see `bytecode.class`.
 -- @module sharearray.bytecode
 
@@ -20,8 +20,8 @@ pcall(ffi.cdef, [[
   int sharearray_stamp(int directory, const char *path, int flags, unsigned mask, void *status) __asm__("statx");
 ]])
 
--- Whether a file has this time of modification, in seconds, and this size, as `stat -c '%Y %s'` says them. See statx(2),
--- whose struct is the same on all machines: at 112 stx_mtime, at 40 stx_size.
+-- Whether a file has this time of modification, in seconds, and this size, as `stat -c '%Y %s'` says them. See
+-- statx(2), whose struct is the same on all machines: at 112 stx_mtime, at 40 stx_size.
 local status = ffi.new "uint64_t[32]"
 local function has_stamp(path, modified, size)
   local AT_FDCWD, STATX_MTIME, STATX_SIZE = -100, 0x40, 0x200
