@@ -18,7 +18,7 @@ local samples = measure.rounds(measure.choose(201, 61), {
   { "ours", run(machine.luajit, "bench/programs/first_element.lua", "start") },
   { "empty", run(machine.luajit, "-e", "") },
 })
-local slow = measure.rounds(measure.choose(15, 5), {
+local slow = measure.rounds(measure.choose(31, 5), {
   { "ours", run(machine.luajit, "bench/programs/first_element.lua", "start") },
   { "bare", run(machine.luajit, "bench/programs/bare_element.lua", path) },
   { "python", run("/usr/bin/python3", "bench/programs/first_element.py", path) },
