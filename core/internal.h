@@ -130,10 +130,12 @@ static inline int sa_negative(int code) {
 /* name.c */
 int sa_names(const sharearray_store *store, const char *id, struct sa_paths *paths, char *message);
 
-/* trust.c */
+/* trust.c: whom to trust with what stands under a name. */
+/* Finds the kernel's overflow uid, at the opening of a store: 0, or EDENIED, EIO where it cannot be read. */
 int sa_trust_new(sharearray_store *store, char *message);
-/* Whether the uid stands for everybody who has none in this user namespace. */
+/* Whether the uid stands for everybody who has none in this user namespace; also where that cannot be told. */
 bool sa_is_nobody(sharearray_store *store, uint32_t uid);
+/* Whether it is this user's, the owner option's, root's, or one that the trust option names; and not nobody's. */
 bool sa_trusted_uid(sharearray_store *store, uint32_t uid);
 /* 0, or EUNTRUSTED with the reason. `what` names the file's role in the message. */
 int sa_check_trust(sharearray_store *store, const struct stat *st, const char *what, const char *path, char *message);

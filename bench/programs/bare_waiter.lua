@@ -21,7 +21,7 @@ local word = ffi.cast("uint32_t *", board)
 local seen, header, stat = word[0], ffi.new("char[1024]"), ffi.new("char[256]")
 local bytes_p = ffi.typeof("const char *")
 
--- Looked up before the wake, as ours are.
+-- Looked up before the wake, as ours are; and the clock is looked at.
 local open, fstat, pread, mmap, close, wait, arrive = C.open, C.fstat, C.pread, C.mmap, C.close,
   baseline.C.baseline_wait, baseline.C.baseline_arrive
 baseline.C.baseline_now()
