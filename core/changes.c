@@ -174,11 +174,11 @@ static void stop_watching(sharearray_store *store, unsigned slot, uint32_t mine)
 /* While the counter stands still, all that a full look could find is that our builder has died. Of hundreds
  * of waiters one looks for that, every SA_RECHECK. The others see by its marks that it still does, and look
  * themselves now and then, as the page may lie. */
-void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
+bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
   unsigned slot = slot_of(id);
   const uint32_t *counter = (const uint32_t *)&store->page->slots[slot].counter;
   uint32_t mine = 0;
-  bool doubt = false;
+  bool watched = false, doubt = false;
   double bound = ticket->recheck / 1e3;
   while (seconds > 0) {
     if (seconds < bound) bound = seconds;
@@ -186,10 +186,11 @@ void sharearray_wait(sharearray_store *store, const char *id, const sharearray_t
     /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
     if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) break;
     if (!store->page_ino || ticket->recheck != SA_RECHECK) break;
-    bool watched = is_watched(atomic_load(&store->page->slots[slot].alive), mine, id);
+    watched = is_watched(atomic_load(&store->page->slots[slot].alive), mine, id);
     int lock = !watched || doubt ? sa_lock_state(store, id) : SA_LOCK_LIVE;
     /* A builder that was killed between its unlink and its wake. */
     if (lock == SA_LOCK_NONE) wake(store, slot, INT_MAX);
+    watched = watched && lock == SA_LOCK_LIVE;
     if (lock != SA_LOCK_LIVE) break;
     if (!watched) atomic_store(&store->page->slots[slot].alive, mine = mark_of(id));
     doubt = watched && !doubt;
@@ -197,6 +198,11 @@ void sharearray_wait(sharearray_store *store, const char *id, const sharearray_t
     bound = (watched ? WATCHED : SA_RECHECK) / 1e3;
   }
   stop_watching(store, slot, mine);
+  return watched && atomic_load(&store->page->slots[slot].counter) != ticket->seen;
+}
+
+void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
+  sa_changes_wait(store, id, ticket, seconds);
 }
 
 /* Milliseconds of the wall clock, as far as 32 bits go: seven weeks. Never 0. */

@@ -172,6 +172,8 @@ void sa_changes_look(sharearray_store *store);
 /* Counts the change and wakes who waits for it: on the page as it was looked at last; and with a look first, as the
  * waiters sleep on the page that has the name. */
 void sa_changes_wake(sharearray_store *store, const char *id);
+/* sharearray_wait(). True if the counter moved, and another waiter was seen to watch the builder, who was alive then. */
+bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds);
 void sa_changes_bump(sharearray_store *store, const char *id);
 /* Takes back what sharearray_note_failure() noted of this id. */
 void sa_changes_succeeded(sharearray_store *store, const char *id);
@@ -209,6 +211,9 @@ void sa_lock_bury(sharearray_store *store, const struct sa_paths *paths, int fd)
 /* map.c */
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);
 int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
+/* A map to be filled, with one reference; NULL if there is no memory for it. The path may be NULL. */
+struct sa_map *sa_map_blank(const char *path);
+int sa_map_fill(struct sa_map *blank, int fd, const struct stat *st, char *message);
 /* Seconds since the epoch at which the file got its name; how long ago that is. */
 double sa_published(const struct stat *st);
 double sa_age(double published);
@@ -321,6 +326,9 @@ enum sa_entry { SA_ENTRY_NONE, SA_ENTRY_SHORT, SA_ENTRY_READY };
 /* What stands under the entry's name. READY sets *map, with a reference for the caller; `st` is filled
  * unless NONE. Negative: EUNTRUSTED, EDENIED, ECORRUPT, EUNSUPPORTED, EIO. */
 int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, struct sa_map **map, char *message);
+/* The same in fewer steps, into a blank map of the path, for those who are woken by the hundred. False where there is
+ * more to be done or to be said: no array with a short header. */
+bool sa_entry_take(sharearray_store *store, const char *path, struct sa_map *blank);
 
 /* directory.c: whether there is no lock in the directory, as far as that is known for less than a look
  * at one name costs: the kernel keeps nothing of names that are not there. */

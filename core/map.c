@@ -9,25 +9,35 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static int map_new(int protection, int flags, int fd, uint64_t length, struct sa_map **out, char *message) {
+struct sa_map *sa_map_blank(const char *path) {
   /* Not calloc(), which glibc serves more slowly, and never with what was freed just now. */
   struct sa_map *map = malloc(sizeof *map);
-  if (!map) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  if (!map) return NULL;
+  *map = (struct sa_map){.path = path ? strdup(path) : NULL};
+  atomic_init(&map->references, 1);
+  return map;
+}
+
+static int fill(struct sa_map *map, int protection, int flags, int fd, uint64_t length, char *message) {
   /* mmap refuses to map no bytes; a file with a header never gets here. */
   void *base = length ? MAP_FAILED : map;
   if (length > SIZE_MAX || length > INT64_MAX) errno = EOVERFLOW;
   else if (length) base = sys.mmap(NULL, (size_t)length, protection, flags, fd, 0);
-  if (length && base == MAP_FAILED) {
-    int code = sa_fail_errno(message, "cannot map %llu bytes", (unsigned long long)length);
-    free(map);
-    return code;
-  }
-  *map = (struct sa_map){.public = {.base = base, .length = length}};
-  atomic_init(&map->references, 1);
+  if (length && base == MAP_FAILED) return sa_fail_errno(message, "cannot map %llu bytes", (unsigned long long)length);
+  map->public.base = base;
+  map->public.length = length;
   /* Advice only: where huge pages are not allowed for this memory nothing happens. */
   if (length >= SA_HUGE_PAGE) sys.madvise(base, (size_t)length, MADV_HUGEPAGE);
-  *out = map;
   return 0;
+}
+
+static int map_new(int protection, int flags, int fd, uint64_t length, struct sa_map **out, char *message) {
+  struct sa_map *map = sa_map_blank(NULL);
+  if (!map) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  int code = fill(map, protection, flags, fd, length, message);
+  if (code) free(map);
+  else *out = map;
+  return code;
 }
 
 /* The change time is that of the link or rename: nothing is written to an entry after it. */
@@ -43,13 +53,21 @@ double sharearray_age(const sharearray_map *public) {
   return map->ino ? sa_age(map->published) : 0;
 }
 
+static void note_file(struct sa_map *map, const struct stat *st) {
+  map->dev = st->st_dev;
+  map->ino = st->st_ino;
+  map->published = sa_published(st);
+}
+
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **out, char *message) {
   int code = map_new(PROT_READ, MAP_SHARED, fd, length, out, message);
-  if (code == 0) {
-    (*out)->dev = st->st_dev;
-    (*out)->ino = st->st_ino;
-    (*out)->published = sa_published(st);
-  }
+  if (code == 0) note_file(*out, st);
+  return code;
+}
+
+int sa_map_fill(struct sa_map *blank, int fd, const struct stat *st, char *message) {
+  int code = fill(blank, PROT_READ, MAP_SHARED, fd, (uint64_t)st->st_size, message);
+  if (code == 0) note_file(blank, st);
   return code;
 }
 
@@ -90,7 +108,7 @@ void sharearray_unref(sharearray_map *public) {
   if (!map) return;
   /* What other threads did with the memory happens before it is unmapped. */
   if (atomic_fetch_sub_explicit(&map->references, 1, memory_order_acq_rel) != 1) return;
-  if (map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
+  if (map->public.base && map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
   free((void *)map->public.members);
   free(map->path);
   free(map);

@@ -176,25 +176,27 @@ static int attach_locked(sharearray_store *store, const char *id, const struct s
   return code;
 }
 
-static int attach(sharearray_store *store, const char *id, uint32_t flags, bool may_build, sharearray_ticket *ticket,
-                  sharearray_map **map, sharearray_build **build, char *message) {
-  struct sa_paths paths;
-  int lock, code = sa_names(store, id, &paths, message);
-  if (code) return code;
-  /* Read before the look: whatever is published from now on ends the wait. */
-  *ticket = (sharearray_ticket){.seen = sharearray_changes_of(store, id), .recheck = SA_RECHECK};
+/* To be had before the look: whatever is published from then on ends the wait. */
+static sharearray_ticket new_ticket(const sharearray_store *store, const char *id) {
+  return (sharearray_ticket){.seen = sharearray_changes_of(store, id), .recheck = SA_RECHECK};
+}
+
+static int attach(sharearray_store *store, const char *id, const struct sa_paths *paths, uint32_t flags, bool may_build,
+                  sharearray_ticket *ticket, sharearray_map **map, sharearray_build **build, char *message) {
+  int lock, code;
+  *ticket = new_ticket(store, id);
   if (!(flags & SHAREARRAY_REFRESH)) {
-    code = attach_finished(store, id, &paths, flags, ticket, map, message);
+    code = attach_finished(store, id, paths, flags, ticket, map, message);
     if (code != SHAREARRAY_EABSENT || (flags & SHAREARRAY_GET)) return code;
   }
   if (!may_build) return SHAREARRAY_WAIT;
-  if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(store, &paths))
+  if (!(flags & SHAREARRAY_YIELDS) && sa_process_builds(store, paths))
     return sa_fail(message, SHAREARRAY_ERECURSIVE,
                    "%s is being built by this very thread: the function that builds an id must not ask for it, and no "
                    "other coroutine can wait for it here",
-                   paths.entry);
-  code = sa_lock_take(store, &paths, &lock, &ticket->builder, message);
-  if (code == SA_LOCK_HELD) return attach_locked(store, id, &paths, lock, flags, map, build, message);
+                   paths->entry);
+  code = sa_lock_take(store, paths, &lock, &ticket->builder, message);
+  if (code == SA_LOCK_HELD) return attach_locked(store, id, paths, lock, flags, map, build, message);
   if (code < 0) return code;
   sa_changes_look(store);
   if (code == SA_LOCK_SUSPECT) ticket->recheck = SA_LEASE_APART;
@@ -205,7 +207,9 @@ static int attach(sharearray_store *store, const char *id, uint32_t flags, bool 
 
 int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
                       sharearray_map **map, sharearray_build **build, char *message) {
-  int code = attach(store, id, flags, true, ticket, map, build, message);
+  struct sa_paths paths;
+  int code = sa_names(store, id, &paths, message);
+  if (code == 0) code = attach(store, id, &paths, flags, true, ticket, map, build, message);
   if (code == SHAREARRAY_READY) ticket->layout = (*map)->array.layout;
   return code;
 }
@@ -213,11 +217,22 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
 int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket, double seconds,
                      const sharearray_blank *blanks, uint32_t count, const uint8_t *sealed, sharearray_map **map,
                      char *message) {
-  sharearray_wait(store, id, ticket, seconds);
-  int code = attach(store, id, flags, false, ticket, map, NULL, message);
-  if (code == SHAREARRAY_READY) ticket->layout = (*map)->array.layout;
-  if (code != SHAREARRAY_READY || !ticket->layout) return code;
-  for (uint32_t i = 0; i < count; i++) {
+  struct sa_paths paths;
+  int code = sa_names(store, id, &paths, message);
+  if (code) return code;
+  struct sa_map *blank = sa_map_blank(paths.entry);
+  /* Whoever watched the builder looks at its lock now: the others need not. */
+  bool watched = sa_changes_wait(store, id, ticket, seconds);
+  *ticket = new_ticket(store, id);
+  if (watched && blank && !(flags & SHAREARRAY_REFRESH) && sa_entry_take(store, paths.entry, blank)) {
+    *map = &blank->public;
+  } else {
+    if (blank) sharearray_unref(&blank->public);
+    code = attach(store, id, &paths, flags, false, ticket, map, NULL, message);
+  }
+  if (code != SHAREARRAY_READY) return code;
+  ticket->layout = (*map)->array.layout;
+  for (uint32_t i = 0; ticket->layout && i < count; i++) {
     if (blanks[i].layout != ticket->layout) continue;
     sharearray_view(*map, NULL, blanks[i].bits, sealed, blanks[i].view);
     return SHAREARRAY_FILLED + (int)i;

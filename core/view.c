@@ -17,15 +17,14 @@ void sharearray_view(sharearray_map *map, const sharearray_member *member, int b
   const sharearray_npy *array = member ? member->array : &map->array;
   const char *elements = (const char *)map->base + (member ? member->offset : 0) + array->offset;
   const void *pointers[5] = {map, sealed, NULL, elements, elements};
-  size_t used = (bits ? 5 : 4) * sizeof *pointers;
   uint64_t lent = member != NULL, count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
   int ndim = array->ndim;
   uint32_t wide_sizes = array->layout & 1;
   for (int i = 0; i < ndim; i++) count *= sizes[1 + i] = array->shape[i];
   sizes[0] = count;
-  memcpy(view, pointers, used);
+  memcpy(view, pointers, sizeof pointers); /* without bits, the sizes take the place of the last */
   memcpy((char *)view + 2 * sizeof *pointers, &lent, sizeof lent);
-  char *at = (char *)view + used;
+  char *at = (char *)view + (bits ? 5 : 4) * sizeof *pointers;
   for (int i = 0; i <= ndim; i++) {
     int32_t narrow = (int32_t)sizes[i];
     double wide = (double)sizes[i];

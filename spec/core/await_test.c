@@ -1,9 +1,16 @@
 /* sharearray_await(): what a waiter is given, and the view that is filled in for it. */
 #include "../../core/internal.h"
+#include "../../core/sys.h"
 #include "harness.h"
 
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -124,13 +131,211 @@ static void takes_no_build(void) {
   sharearray_build_delete(build);
 }
 
+/* The others of many waiters ------------------------------------------------------------------------- */
+
+static struct builder awaited;
+static const char *awaited_id;
+static void (*then)(void);
+static int lock_looks;
+static bool interrupted; /* the next wait */
+static pid_t me;
+
+/* As another waiter does that watches: a mark that is young, and not the caller's. */
+static void another_leaves_its_mark(void) {
+  enum { HEAD = 16, SLOT = 4, ALIVE = 3, WORDS = 1024, TIME = 0xfffff };
+  _Atomic uint32_t *words = (_Atomic uint32_t *)store->page;
+  for (int i = HEAD + ALIVE; i < WORDS; i += SLOT) {
+    uint32_t mark = atomic_load(&words[i]), time = (uint32_t)sharearray_clock() - 2;
+    if (mark) atomic_store(&words[i], (mark & ~(uint32_t)TIME) | (time & TIME));
+  }
+}
+
+/* Goes on when the waiter knows that another one watches: then it sleeps for longer. */
+static long futex_beside_another(const uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) {
+  if (operation == FUTEX_WAIT && timeout->tv_nsec > 2 * SA_RECHECK * 1000000 && then) {
+    then();
+    then = NULL;
+  }
+  long result = interrupted ? -1 : syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
+  int error = interrupted ? EINTR : errno;
+  if (operation == FUTEX_WAIT) another_leaves_its_mark();
+  errno = error;
+  return result;
+}
+
+static int lstat_counting(const char *path, struct stat *st) {
+  if (strstr(path, ".lock")) lock_looks++;
+  return lstat(path, st);
+}
+
+/* Waits as one of those who do not watch, until `event`, which tells the builder what to do. */
+static int await_watched(const char *id, bool bundle, uint32_t flags, void (*event)(void), sharearray_map **map) {
+  struct sa_sys kept = sys;
+  sharearray_build *build;
+  awaited = start_builder(id, bundle);
+  awaited_id = id;
+  then = event;
+  CHECK(sharearray_attach(store, id, flags, &ticket, map, &build, message) == SHAREARRAY_WAIT);
+  sys.futex = futex_beside_another;
+  sys.lstat = lstat_counting;
+  lock_looks = 0;
+  int code = sharearray_await(store, id, flags, &ticket, 60, blanks, 2, &sealed, map, message);
+  CHECK(then == NULL);
+  interrupted = false;
+  sys = kept;
+  return code;
+}
+
+static void publish_now(void) { tell(awaited); }
+
+static bool ends_with(const char *text, const char *end) {
+  size_t length = text ? strlen(text) : 0;
+  return length >= strlen(end) && strcmp(text + length - strlen(end), end) == 0;
+}
+
+static int count_of(const char *directory_of_proc) {
+  DIR *entries = opendir(directory_of_proc);
+  int count = 0;
+  while (entries && readdir(entries)) count++;
+  if (entries) closedir(entries);
+  return count;
+}
+
+static void one_who_is_watched_for_takes_the_array_without_a_look_at_the_lock(void) {
+  sharearray_map *map = NULL;
+  CHECK(await_watched("taken", false, 0, publish_now, &map) == SHAREARRAY_FILLED + 1);
+  CHECK(lock_looks == 0);
+  CHECK(row.map == map && row.count == 2 && row.elements[0] == 7 && row.elements[1] == 8);
+  CHECK(((struct sa_map *)map)->references == 1 && sharearray_current(store, "taken", map) == 1);
+  CHECK(sharearray_age(map) < 60 && ends_with(((struct sa_map *)map)->path, "/taken.npy"));
+  CHECK(ticket.seen == sharearray_changes_of(store, "taken") && ticket.builder.pid == 0);
+  sharearray_release(&row, sizeof row);
+}
+
+/* Somebody else's file stands under the name instead. */
+static void let_a_stranger_publish(void) {
+  char path[128];
+  snprintf(path, sizeof path, "%s/%s.npy", directory, awaited_id);
+  publish_now();
+  CHECK(chmod(path, 0666) == 0);
+}
+
+static void one_who_is_watched_for_trusts_nobody_more(void) {
+  sharearray_map *map = NULL;
+  int descriptors = count_of("/proc/self/fd");
+  CHECK(await_watched("theirs", false, 0, let_a_stranger_publish, &map) == SHAREARRAY_EUNTRUSTED);
+  CHECK(map == NULL && strstr(message, "can be written by everybody"));
+  CHECK(count_of("/proc/self/fd") == descriptors);
+}
+
+static void one_who_is_watched_for_gets_what_is_no_array_too(void) {
+  sharearray_map *map = NULL;
+  int descriptors = count_of("/proc/self/fd");
+  CHECK(await_watched("members", true, 0, publish_now, &map) == SHAREARRAY_READY);
+  CHECK(map && map->members && map->count == 0 && ((struct sa_map *)map)->references == 1);
+  CHECK(count_of("/proc/self/fd") == descriptors);
+  sharearray_unref(map);
+}
+
+static void one_who_is_watched_for_refreshes_what_was_published(void) {
+  sharearray_map *map = NULL;
+  CHECK(await_watched("again", false, SHAREARRAY_REFRESH, publish_now, &map) == SHAREARRAY_WAIT);
+  CHECK(map == NULL);
+}
+
+/* Another id of the same slot changes. */
+static void change_another(void) { sa_changes_bump(store, awaited_id); }
+
+static void one_who_is_watched_for_waits_on_when_another_id_changes(void) {
+  sharearray_map *map = NULL;
+  CHECK(await_watched("slow", false, 0, change_another, &map) == SHAREARRAY_WAIT);
+  CHECK(map == NULL);
+  tell(awaited);
+}
+
+static int unlink_or_die(const char *path) { return getpid() == me ? unlink(path) : raise(SIGKILL); }
+
+/* The builder is killed between its link and its unlink. */
+static void kill_beside_its_lock(void) {
+  int status;
+  CHECK(write(awaited.told, "", 1) == 1);
+  waitpid(awaited.child, &status, 0);
+  CHECK(WIFSIGNALED(status));
+  close(awaited.told);
+}
+
+static void kill_beside_its_lock_and_change_another(void) {
+  kill_beside_its_lock();
+  change_another();
+}
+
+static int lock_and_change_another(int fd, int command, struct flock *range) {
+  if (command == F_OFD_GETLK && !then) change_another();
+  return fcntl(fd, command, range);
+}
+
+static void one_who_watches_removes_a_dead_lock_for_all(void) {
+  struct sa_sys kept = sys;
+  sharearray_map *map = NULL;
+  sharearray_build *build;
+  char lock[128];
+  snprintf(lock, sizeof lock, "%s/dead.npy.lock", directory);
+  sys.unlink = unlink_or_die;
+  CHECK(await_watched("dead", false, 0, kill_beside_its_lock_and_change_another, &map) == SHAREARRAY_FILLED + 1);
+  sys = kept;
+  sharearray_release(&row, sizeof row);
+  CHECK(access(lock, F_OK) == 0);
+  CHECK(sharearray_attach(store, "dead", 0, &ticket, &map, &build, message) == SHAREARRAY_READY);
+  CHECK(access(lock, F_OK) != 0 && errno == ENOENT);
+  sharearray_unref(map);
+}
+
+static void kill_beside_its_lock_and_interrupt(void) {
+  kill_beside_its_lock();
+  interrupted = true;
+}
+
+static void one_who_is_interrupted_looks_at_the_lock_himself(void) {
+  struct sa_sys kept = sys;
+  sharearray_map *map = NULL;
+  char lock[128];
+  snprintf(lock, sizeof lock, "%s/broken.npy.lock", directory);
+  sys.unlink = unlink_or_die;
+  CHECK(await_watched("broken", false, 0, kill_beside_its_lock_and_interrupt, &map) == SHAREARRAY_FILLED + 1);
+  sys = kept;
+  sharearray_release(&row, sizeof row);
+  CHECK(access(lock, F_OK) != 0 && errno == ENOENT);
+}
+
+static void one_who_saw_that_the_builder_is_dead_removes_the_lock_himself(void) {
+  struct sa_sys kept = sys;
+  sharearray_map *map = NULL;
+  char lock[128];
+  snprintf(lock, sizeof lock, "%s/seen.npy.lock", directory);
+  sys.unlink = unlink_or_die;
+  sys.lock = lock_and_change_another;
+  CHECK(await_watched("seen", false, 0, kill_beside_its_lock, &map) == SHAREARRAY_FILLED + 1);
+  sys = kept;
+  sharearray_release(&row, sizeof row);
+  CHECK(access(lock, F_OK) != 0 && errno == ENOENT);
+}
+
 int main(void) {
   sharearray_options options = {.shm_path = mkdtemp(directory), .prefix = "", .mode = -1, .owner = -1};
   char command[64];
+  me = getpid();
   CHECK(options.shm_path && sharearray_store_new(&options, &store, message) == 0);
   RUN(fills_the_blank_of_the_layout);
   RUN(fills_nothing_of_another_layout);
   RUN(takes_no_build);
+  RUN(one_who_is_watched_for_takes_the_array_without_a_look_at_the_lock);
+  RUN(one_who_is_watched_for_trusts_nobody_more);
+  RUN(one_who_is_watched_for_gets_what_is_no_array_too);
+  RUN(one_who_is_watched_for_refreshes_what_was_published);
+  RUN(one_who_is_watched_for_waits_on_when_another_id_changes);
+  RUN(one_who_watches_removes_a_dead_lock_for_all);
+  RUN(one_who_is_interrupted_looks_at_the_lock_himself);
+  RUN(one_who_saw_that_the_builder_is_dead_removes_the_lock_himself);
   sharearray_store_delete(store);
   snprintf(command, sizeof command, "rm -r %s", directory);
   CHECK(system(command) == 0);

@@ -269,7 +269,10 @@ attach:
     if
     :: result == LIVE ->
        (lock_moved || (!refresh && entry == FULL));
-       goto attach
+       if
+       :: goto attach
+       :: !refresh && entry == FULL -> goto over /* sharearray_await(): another waiter looks at the lock */
+       fi
     :: else
     fi;
     atomic {
