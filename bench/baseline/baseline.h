@@ -24,9 +24,12 @@ double baseline_cpu_time(int pid);
 /* FUTEX_WAIT until the word is not `value`, and FUTEX_WAKE of all. */
 void baseline_wait(const uint32_t *word, uint32_t value);
 void baseline_wake(uint32_t *word);
-/* Notes in the slot that its process has what it waited for, and sleeps until the second word of slot 0 says that all
- * have. One call, as it holds up those who have not. */
-void baseline_arrive(volatile double *board, int slot);
+/* Says in a slot of the board that this process is about to wait: -1. */
+void baseline_wait_in(volatile double *board, int slot);
+/* Notes there when it has what it waited for, and sleeps until the second word of slot 0 says that all have. One call,
+ * as it holds up those who have not; and a function as Lua calls them (lua_CFunction): by FFI it would take a process
+ * with cold caches 2 us more than in C. Returns 0, which is how many values it has for Lua. */
+int baseline_arrive(void *lua);
 
 /* memory.c: 1 GiB and more. */
 double baseline_write(const char *path, const void *bytes, size_t size);

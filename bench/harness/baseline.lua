@@ -11,7 +11,7 @@ volatile double *baseline_board(const char *path, int count);
 double baseline_cpu_time(int pid);
 void baseline_wait(const uint32_t *word, uint32_t value);
 void baseline_wake(uint32_t *word);
-void baseline_arrive(volatile double *board, int slot);
+void baseline_wait_in(volatile double *board, int slot);
 double baseline_write(const char *path, const void *bytes, size_t size);
 double baseline_fill(const char *path, size_t count);
 double baseline_reserve_and_fill(const char *path, size_t count);
@@ -25,9 +25,13 @@ double baseline_sum_rows(const float *x, size_t rows, size_t columns);
 int waitpid(int pid, int *status, int options);
 ]]
 
-local C = ffi.load(assert(os.getenv "BENCH_BUILD", "start the benchmarks with make bench") .. "/baseline.so")
+local library = assert(os.getenv "BENCH_BUILD", "start the benchmarks with make bench") .. "/baseline.so"
+local C = ffi.load(library)
 
 local M = { C = C }
+
+--- Says that this process has what it waited for, in the slot that `baseline_wait_in` was called with.
+M.arrive = assert(package.loadlib(library, "baseline_arrive"))
 
 --- Seconds of CLOCK_MONOTONIC.
 function M.now() return C.baseline_now() end

@@ -1,4 +1,4 @@
---- Processes that wait for a builder: from the publication to the last one's first element.
+--- Processes that wait for a builder: from the publication to the last one's view, or first element.
 
 local ffi = require "ffi"
 local machine = require "support.machine"
@@ -40,10 +40,11 @@ local function start(count, argv_of)
   return baseline.start(list)
 end
 
-local idle = {} -- share of a core that the waiters take, by their number
+local IDLE_ROUNDS = 5
+local idle = {} -- share of a core that 200 waiters take
 
--- From the link, which bench/programs/link_clock.c has seen.
-local function ours(count)
+-- From the link, which bench/programs/link_clock.c has seen, until each has its `until_`: "view" or "element".
+local function ours(count, until_)
   return function()
     local board = baseline.board(board_path, count + 1)
     local finish
@@ -51,10 +52,10 @@ local function ours(count)
     assert(sharearray.cache("wake", function()
       local pids
       pids, finish = start(count, function(slot)
-        return { machine.luajit, "bench/programs/waiter.lua", board_path, tostring(count + 1), slot, "wake" }
+        return { machine.luajit, "bench/programs/waiter.lua", board_path, tostring(count + 1), slot, "wake", until_ }
       end)
       until_waiting(board, count)
-      if count == 200 then
+      if count == 200 and #idle < IDLE_ROUNDS then
         local before, at = baseline.cpu_time(pids), measure.now()
         sleep(2)
         idle[#idle + 1] = (baseline.cpu_time(pids) - before) / (measure.now() - at)
@@ -82,16 +83,16 @@ local function hold_lock(path)
   return function() ffi.C.close(fd) end
 end
 
-local function bare(kind, count)
+local function bare(kind, count, until_)
   local path = measure.directory .. "/bare"
   return function()
     local board = baseline.board(board_path, count + 1)
     local unlock = kind == "lock" and hold_lock(path .. ".lock")
     local _, finish = start(count, function(slot)
       if kind == "luajit" then
-        return { machine.luajit, "bench/programs/bare_waiter.lua", board_path, tostring(count + 1), slot, path }
+        return { machine.luajit, "bench/programs/bare_waiter.lua", board_path, tostring(count + 1), slot, path, until_ }
       end
-      return { measure.build .. "/waiter", kind, board_path, tostring(count + 1), slot, path }
+      return { measure.build .. "/waiter", kind, board_path, tostring(count + 1), slot, path, until_ }
     end)
     until_waiting(board, count)
     local file = assert(io.open(path .. ".new", "w"))
@@ -132,24 +133,44 @@ end
 
 local no_nginx = nginx.missing()
 
+-- Rounds of ours, of C's two ways to wait, and of what LuaJIT itself takes, woken with cold caches.
+local function rounds(count, until_)
+  return measure.rounds(measure.choose(until_ == "view" and 21 or 11, count == 200 and 3 or 5), {
+    { "ours", ours(count, until_) }, { "futex", bare("futex", count, until_) }, { "lock", bare("lock", count, until_) },
+    { "luajit", bare("luajit", count, until_) },
+  })
+end
+
+local BY_FUTEX, BY_LOCK = "C: blocked on a futex, then open, mmap", "C: blocked on a lock, then open, mmap"
+local BY_FFI = "LuaJIT: the system calls of the first one by FFI, nothing else"
+
+local function to_last_view(count)
+  local work, samples = ("wake: %d processes, from link to last view"):format(count), rounds(count, "view")
+  local function row(against, theirs, most)
+    measure.row { work = work, against = against, ours = samples.ours, theirs = theirs, unit = "ms", most = most }
+  end
+  row(BY_FUTEX, samples.futex, 1.5)
+  row(BY_LOCK, samples.lock, 1.5)
+  row(BY_FFI, samples.luajit)
+  measure.row { work = work .. ": those of LuaJIT, without the library", against = BY_FUTEX, ours = samples.luajit,
+    theirs = samples.futex, unit = "ms" }
+  return samples, work
+end
+
+-- The same until each has looked at an element, which an interpreter that has just woken up is slow at.
+local function to_first_element(count)
+  local work, samples = ("wake: %d processes, to the last one's first element"):format(count), rounds(count, "element")
+  for _, pair in ipairs { { BY_FUTEX, samples.futex }, { BY_FFI, samples.luajit } } do
+    measure.row { work = work, against = pair[1], ours = samples.ours, theirs = pair[2], unit = "ms" }
+  end
+end
+
 for _, count in ipairs { 2, 16, 64, 200 } do
   measure.progress("%d processes", count)
-  local work = ("wake: %d processes, from link to last view"):format(count)
-  local samples = measure.rounds(measure.choose(11, count == 200 and 3 or 5), {
-    { "ours", ours(count) }, { "futex", bare("futex", count) }, { "lock", bare("lock", count) },
-    { "luajit", bare("luajit", count) },
-  })
-  for _, kind in ipairs { "futex", "lock" } do
-    measure.row { work = work, against = "C: blocked on a " .. kind .. ", then open, mmap", ours = samples.ours,
-      theirs = samples[kind], unit = "ms", most = 1.5 }
-  end
-  -- What LuaJIT itself takes for it, woken with cold caches.
-  measure.row { work = work, against = "LuaJIT: the system calls of the first one by FFI, nothing else",
-    ours = samples.ours, theirs = samples.luajit, unit = "ms" }
-  measure.row { work = work .. ": those of LuaJIT, without the library",
-    against = "C: blocked on a futex, then open, mmap", ours = samples.luajit, theirs = samples.futex, unit = "ms" }
+  local samples, work = to_last_view(count)
+  if not measure.quick then to_first_element(count) end
   local curves = { { "sharearray", samples.ours }, { "C, futex", samples.futex } }
-  local rivals = { { "ours", ours(count) } }
+  local rivals = { { "ours", ours(count, "view") } }
   if not no_nginx then rivals[#rivals + 1] = { "resty", resty(count) } end
   if count == 200 or not measure.quick then rivals[#rivals + 1] = { "python", python(count) } end
   local slow = measure.rounds(measure.choose(3, 1), rivals, true)
