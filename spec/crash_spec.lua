@@ -181,6 +181,26 @@ describe("a builder killed", function()
     assert.equal(63, #machine.names(directory))
   end)
 
+  it("makes who waits already say for whom, or for what, he waits now", function()
+    for _ = 1, 2 do
+      machine.worker([[sharearray.cache("x", function() die() end)]], {}, env):wait()
+    end
+    local builder = machine.worker([[sharearray.cache("x", function() say "building"; hear() end)]], {}, env)
+    builder:expect("building")
+    local waiter = machine.worker([[
+      local view = assert(sharearray.cache("x", function() return sharearray.array({7}) end,
+        {verbose = true, log_func = say}))
+      say(view(0))
+    ]], {}, env)
+    assert.truthy(waiter:line():find("is building it; waiting", 1, true))
+    builder:kill()
+    builder:wait()
+    assert.truthy(waiter:line():find("its builders were killed 3 times running; waiting before the next", 1, true))
+    assert.truthy(waiter:line():find("building, attempt 4"))
+    waiter:finish()
+    assert.equal(7, assert(sharearray.get("x", { shm_path = directory }))(0))
+  end)
+
   it("again and again makes the next one hold back, and say so", function()
     for _ = 1, 3 do
       machine.worker([[sharearray.cache("x", function() die() end)]], {}, env):wait()

@@ -93,11 +93,15 @@ function M.warn(settings, id, text)
   end
 end
 
-function M.announce(settings, id, ticket)
-  if not settings.verbose then return end
+-- Says so where it is another builder than before, or the pause after several were killed, that is waited for.
+-- Returns what it is to be compared with next time.
+local function announce(settings, id, ticket, before)
+  local now = tonumber(ticket.builder.pid)
+  if now == before or not settings.verbose then return now end
   local how_long = settings.timeout >= 0 and (" up to %g s"):format(settings.timeout) or ""
   local what_for = ticket.builder.pid == 0 and " before the next attempt" or ""
   M.say(settings, id, (in_words(ticket.builder)) .. "; waiting" .. how_long .. what_for)
+  return now
 end
 
 --- `nil, message, "timeout"`.
@@ -130,7 +134,7 @@ local function attach_finally(self, id, flags, ticket, map, build, message)
 end
 
 -- Waits in the kernel. See `M.attach`.
-local function attach_blocking(self, id, flags, ticket, deadline, map, build, message)
+local function attach_blocking(self, id, flags, ticket, deadline, map, build, message, builder)
   local place, settings = self.place, self.settings
   local views, blanks, sealed = prepare(place, id)
   -- Where there is more to be done than to fill a view in, that is left to `obtain`.
@@ -143,7 +147,10 @@ local function attach_blocking(self, id, flags, ticket, deadline, map, build, me
     looked, seen = loop.now(), ticket.seen -- from before the look that finds it, which is safe
     step = await(place.handle, id, flags, ticket, seconds, blanks, count, sealed, map, message)
     -- Ctrl-C ends it here, before this process has a lock that nobody would give back.
-    if step == WAIT then step = attach(place.handle, id, flags, ticket, map, build, message) end
+    if step == WAIT then
+      step = attach(place.handle, id, flags, ticket, map, build, message)
+      if step == WAIT then builder = announce(settings, id, ticket, builder) end
+    end
   until step ~= WAIT
   if step < FILLED then return step end
   local x = views[step - FILLED + 1]
@@ -152,7 +159,7 @@ local function attach_blocking(self, id, flags, ticket, deadline, map, build, me
 end
 
 -- Waits by the injected sleep. See `M.attach`.
-local function attach_yielding(self, id, flags, ticket, deadline, map, build, message)
+local function attach_yielding(self, id, flags, ticket, deadline, map, build, message, builder)
   local place, settings, round = self.place, self.settings, 0
   local step
   repeat
@@ -162,6 +169,7 @@ local function attach_yielding(self, id, flags, ticket, deadline, map, build, me
     local slept, why = M.once(place, settings, id, ticket, seconds, round)
     if slept == false then return M.cannot_wait(id, ticket, why) end
     step = attach(place.handle, id, flags, ticket, map, build, message)
+    if step == WAIT then builder = announce(settings, id, ticket, builder) end
   until step ~= WAIT
   return step
 end
@@ -177,9 +185,9 @@ end
 -- @return[2] nil, message, code
 function M.attach(self, id, flags, ticket, deadline, map, build, message)
   if M.remaining(deadline) == 0 then return attach_finally(self, id, flags, ticket, map, build, message) end
-  M.announce(self.settings, id, ticket)
+  local builder = announce(self.settings, id, ticket)
   local way = self.settings.sleep and attach_yielding or attach_blocking
-  return way(self, id, flags, ticket, deadline, map, build, message)
+  return way(self, id, flags, ticket, deadline, map, build, message, builder)
 end
 
 -- Ctrl-C works through a debug hook, which compiled code never looks at. A finalizer, which may be the first to
