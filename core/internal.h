@@ -211,8 +211,10 @@ void sa_lock_bury(sharearray_store *store, const struct sa_paths *paths, int fd)
 /* map.c */
 int sa_map_file(int fd, uint64_t length, const struct stat *st, struct sa_map **map, char *message);
 int sa_map_shared(int fd, uint64_t length, struct sa_map **map, char *message);
-/* A map to be filled, with one reference; NULL if there is no memory for it. The path may be NULL. */
+/* A map of nothing yet, with one reference, which the caller gives back by sharearray_unref(); NULL if there is no memory
+ * for it. The path is copied, and may be NULL. */
 struct sa_map *sa_map_blank(const char *path);
+/* Maps the whole open file into a blank map: 0; or EIO, EDENIED, and it is as blank as before. */
 int sa_map_fill(struct sa_map *blank, int fd, const struct stat *st, char *message);
 /* Seconds since the epoch at which the file got its name; how long ago that is. */
 double sa_published(const struct stat *st);
@@ -327,7 +329,7 @@ enum sa_entry { SA_ENTRY_NONE, SA_ENTRY_SHORT, SA_ENTRY_READY };
  * unless NONE. Negative: EUNTRUSTED, EDENIED, ECORRUPT, EUNSUPPORTED, EIO. */
 int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, struct sa_map **map, char *message);
 /* The same in fewer steps, into a blank map of the path, for those who are woken by the hundred. False where there is
- * more to be done or to be said: no array with a short header. */
+ * more to be done or to be said, which sa_entry_look() does: no array with a short header. The blank stays the caller's. */
 bool sa_entry_take(sharearray_store *store, const char *path, struct sa_map *blank);
 
 /* directory.c: whether there is no lock in the directory, as far as that is known for less than a look

@@ -274,17 +274,25 @@ static int lock_and_change_another(int fd, int command, struct flock *range) {
   return fcntl(fd, command, range);
 }
 
-static void one_who_watches_removes_a_dead_lock_for_all(void) {
+/* Waits beside a builder that is killed so, and has the view all the same; whether the lock is still there. */
+static bool leaves_the_lock(const char *id, void (*event)(void)) {
   struct sa_sys kept = sys;
+  sharearray_map *map = NULL;
+  char lock[128];
+  snprintf(lock, sizeof lock, "%s/%s.npy.lock", directory, id);
+  sys.unlink = unlink_or_die;
+  CHECK(await_watched(id, false, 0, event, &map) == SHAREARRAY_FILLED + 1);
+  sys.unlink = kept.unlink;
+  sharearray_release(&row, sizeof row);
+  return access(lock, F_OK) == 0;
+}
+
+static void dead_lock_that_is_left_goes_with_the_next_attach(void) {
   sharearray_map *map = NULL;
   sharearray_build *build;
   char lock[128];
   snprintf(lock, sizeof lock, "%s/dead.npy.lock", directory);
-  sys.unlink = unlink_or_die;
-  CHECK(await_watched("dead", false, 0, kill_beside_its_lock_and_change_another, &map) == SHAREARRAY_FILLED + 1);
-  sys = kept;
-  sharearray_release(&row, sizeof row);
-  CHECK(access(lock, F_OK) == 0);
+  CHECK(leaves_the_lock("dead", kill_beside_its_lock_and_change_another));
   CHECK(sharearray_attach(store, "dead", 0, &ticket, &map, &build, message) == SHAREARRAY_READY);
   CHECK(access(lock, F_OK) != 0 && errno == ENOENT);
   sharearray_unref(map);
@@ -296,28 +304,14 @@ static void kill_beside_its_lock_and_interrupt(void) {
 }
 
 static void one_who_is_interrupted_looks_at_the_lock_himself(void) {
-  struct sa_sys kept = sys;
-  sharearray_map *map = NULL;
-  char lock[128];
-  snprintf(lock, sizeof lock, "%s/broken.npy.lock", directory);
-  sys.unlink = unlink_or_die;
-  CHECK(await_watched("broken", false, 0, kill_beside_its_lock_and_interrupt, &map) == SHAREARRAY_FILLED + 1);
-  sys = kept;
-  sharearray_release(&row, sizeof row);
-  CHECK(access(lock, F_OK) != 0 && errno == ENOENT);
+  CHECK(!leaves_the_lock("broken", kill_beside_its_lock_and_interrupt));
 }
 
 static void one_who_saw_that_the_builder_is_dead_removes_the_lock_himself(void) {
   struct sa_sys kept = sys;
-  sharearray_map *map = NULL;
-  char lock[128];
-  snprintf(lock, sizeof lock, "%s/seen.npy.lock", directory);
-  sys.unlink = unlink_or_die;
   sys.lock = lock_and_change_another;
-  CHECK(await_watched("seen", false, 0, kill_beside_its_lock, &map) == SHAREARRAY_FILLED + 1);
+  CHECK(!leaves_the_lock("seen", kill_beside_its_lock));
   sys = kept;
-  sharearray_release(&row, sizeof row);
-  CHECK(access(lock, F_OK) != 0 && errno == ENOENT);
 }
 
 int main(void) {
@@ -333,7 +327,7 @@ int main(void) {
   RUN(one_who_is_watched_for_gets_what_is_no_array_too);
   RUN(one_who_is_watched_for_refreshes_what_was_published);
   RUN(one_who_is_watched_for_waits_on_when_another_id_changes);
-  RUN(one_who_watches_removes_a_dead_lock_for_all);
+  RUN(dead_lock_that_is_left_goes_with_the_next_attach);
   RUN(one_who_is_interrupted_looks_at_the_lock_himself);
   RUN(one_who_saw_that_the_builder_is_dead_removes_the_lock_himself);
   sharearray_store_delete(store);
