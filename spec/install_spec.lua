@@ -1,6 +1,7 @@
 -- `make install`, `make env` and the set-up script, as a user's shell sees them.
 
 local machine = require "support.machine"
+local nginx = require "support.nginx"
 
 local root = assert(io.popen "pwd"):read "*l"
 local luajit = os.getenv "SHAREARRAY_TEST_LUAJIT" or "luajit"
@@ -50,8 +51,10 @@ describe("the Makefile", function()
   it("installs what a program needs", function()
     run [[make -s -C "$root" install DESTDIR=$PWD/tmp PREFIX=/usr/local]]
     assert.equal("./include\n./include/sharearray.h\n", run "cd tmp/usr/local; find ./include | sort")
-    assert.equal(run [[cd "$root"/lua; find sharearray -type f | sort]],
-      run "cd tmp/usr/local/share/lua/5.1; find sharearray -type f -name '*.lua' | sort")
+    assert.equal(run [[cd "$root"/lua; (find sharearray -type f; echo sharearray/startup.lua) | sort]], run [[
+      cd tmp/usr/local/share/lua/5.1
+      (find sharearray -type f -name '*.lua'
+      sed -n 's/^modules."sharearray.\(.*\)"] = .*/sharearray\/\1.lua/p' sharearray/startup.lua) | sort]])
     local output = run(use .. [[
       LUA_PATH="$PWD/tmp/usr/local/share/lua/5.1/?.lua;$PWD/tmp/usr/local/share/lua/5.1/?/init.lua;;" \
       LUA_CPATH="$PWD/tmp/usr/local/lib/lua/5.1/?.so;;" "$luajit" use.lua $PWD/shm
@@ -59,7 +62,7 @@ describe("the Makefile", function()
     assert.equal("5\t" .. folder .. "/tmp/usr/local/share/lua/5.1/sharearray/init.lua\n", output)
   end)
 
-  describe("'s bytecode", function()
+  describe("joins the modules that are always loaded, and compiles them", function()
     local functions = [[
       share=$PWD/tmp/share/lua/5.1
       use() {
@@ -68,84 +71,83 @@ describe("the Makefile", function()
       }
       install() { make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp; }
     ]]
+    -- Says what was joined, and whether its bytecode was read or its source compiled: that would call the lexer on
+    -- startup.lua, and it is loaded with the name of its file.
     local program = functions .. [[
       cat >program.lua <<'END'
-      local preloaded = {}
+      local joined, loaded, load = {}, "", loadfile
       setmetatable(package.preload, { __newindex = function(t, name, chunk)
-        preloaded[#preloaded + 1] = name:match "^sharearray%.(.*)"
+        joined[#joined + 1] = name:match "^sharearray%.(.*)"
         rawset(t, name, chunk)
       end })
+      function loadfile(path)
+        local chunk, problem = load(path)
+        if chunk and path:find "startup" then loaded = path:match "startup%.%l+" end
+        return chunk, problem
+      end
       local x = assert(require "sharearray".new { shm_path = arg[1] }:cache("x", { require "sharearray".array { 7 } }))
-      table.sort(preloaded)
-      print(x[1](0), table.concat(preloaded, " "))
+      table.sort(joined)
+      print(x[1](0), loaded, #joined)
 END
       rm -rf shm tmp
       mkdir shm
       install
     ]]
-    local ALL = "7\tdtype element facade lazy library lifetime loop obtain place readers store view\n"
+    local BYTECODE, SOURCE, APART = "7\tstartup.bytecode\t13\n", "7\tstartup.lua\t13\n", "7\t\t0\n"
 
     local function uses(changes) return run(program .. changes .. "\nuse") end
 
-    it("is of use to the LuaJIT and in the place that it was made for", function()
-      assert.equal(ALL, uses "")
-      assert.equal(ALL, uses [[make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp/]])
-      assert.equal("7\t\n", uses "mv tmp/share tmp/moved; share=$PWD/tmp/moved/lua/5.1")
+    it("for the LuaJIT and the place that it is made for", function()
+      assert.equal(BYTECODE, uses "")
+      assert.equal(BYTECODE, uses [[make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp/]])
+      assert.equal(SOURCE, uses "mv tmp/share tmp/moved; share=$PWD/tmp/moved/lua/5.1")
     end)
 
     -- These specs run under OpenResty's and under the stock one.
-    it("serves each LuaJIT of the version that made it", function()
+    it("so that it serves each LuaJIT of the version that made it", function()
       local made_by_another = program:gsub('LUAJIT="$luajit"', "LUAJIT=luajit", 1)
       assert.equal("7", run(made_by_another .. "use"):match "^%d+")
     end)
 
-    it("is not looked at where it is another LuaJIT's, or cut off", function()
-      assert.equal("7\t\n", uses "cd tmp/share/lua/5.1/sharearray; mv *.bytecode LuaJIT-2.2-x64.bytecode; cd $OLDPWD")
-      assert.equal("7\t\n", uses "for f in tmp/share/lua/5.1/sharearray/*.bytecode; do truncate -s -9 $f; done")
+    it("and takes the source where the bytecode is another LuaJIT's", function()
+      assert.equal(SOURCE, uses "cd $share/sharearray; mv LuaJIT-* LuaJIT-2.2-x64; cd $OLDPWD")
     end)
 
-    -- Given a part of a chunk, LuaJIT reads on behind its end.
-    it("is given to LuaJIT in whole chunks only", function()
-      run(program .. [[
-        cat >program.lua <<'END'
-        local count, load = 0, loadstring
-        function loadstring(text)
-          count = count + 1
-          return load(text)
-        end
-        require "sharearray"
-        print(count)
-END
-      ]])
-      local name = run("ls tmp/share/lua/5.1/sharearray"):match "%S+%.bytecode"
-      local path = ("%s/tmp/share/lua/5.1/sharearray/%s"):format(folder, name)
-      local file = assert(io.open(path, "rb"))
-      local all = file:read "*a"
-      file:close()
-      local sections, index, from = {}, nil, all:find("\n", 1, true) + 1
-      for _ = 1, 2 do -- this module, the index
-        local size, start = all:match("^(%d+)\n()", from)
-        sections[#sections + 1], from = { start, size }, start + size
-        index = all:sub(start, from - 1)
-      end
-      index = loadstring(index)()
-      for i = 8, #index, 4 do
-        sections[#sections + 1], from = { from, index[i] }, from + index[i]
-      end
-      assert.equal(#all + 1, from)
-      assert.equal(15, #sections) -- the last is no module
-      for i, section in ipairs(sections) do
-        local start, size = unpack(section)
-        for _, cut in ipairs { start - 2, start, start + math.floor(size / 2), start + size - 1 } do
-          file = assert(io.open(path, "wb"))
-          file:write(all:sub(1, cut - 1))
+    -- Given bytecode that ends too early, LuaJIT reads on behind its end.
+    it("and takes the source where the bytecode is cut off, wherever", function()
+      run(program .. "use")
+      local list = run "ls -d tmp/share/lua/5.1/sharearray/LuaJIT-*/*.bytecode"
+      assert.equal(11, select(2, list:gsub("\n", "")))
+      for name in list:gmatch "[^\n]+" do
+        local file = assert(io.open(folder .. "/" .. name, "rb"))
+        local all = file:read "*a"
+        file:close()
+        local lengths = { 0, 1, 20, #all - 13, #all - 5, #all - 4, #all - 3 }
+        for i = 1, 12 do lengths[#lengths + 1] = math.floor(#all * i / 13) end
+        for _, length in ipairs(lengths) do
+          file = assert(io.open(folder .. "/" .. name, "wb"))
+          file:write(all:sub(1, length), ("\0"):rep(length % 2 == 0 and #all - length or 0)) -- as after a power cut
           file:close()
-          assert.equal((cut < start and i > 2 and i - 2 or i - 1) .. "\n", run(functions .. "use"))
+          assert.equal(name:find "startup" and SOURCE or BYTECODE, run(functions .. "use"))
         end
+        file = assert(io.open(folder .. "/" .. name, "wb"))
+        file:write(all:sub(1, -2)) -- only what says that nothing follows
+        file:close()
+        assert.equal(name:find "startup" and SOURCE or BYTECODE, run(functions .. "use"))
+        file = assert(io.open(folder .. "/" .. name, "wb"))
+        file:write(all)
+        file:close()
       end
+      assert.equal(BYTECODE, run(functions .. "use"))
     end)
 
-    it("has the classes of the usual views, whose text is not read then", function()
+    it("and says what is wrong with a source that was changed", function()
+      local said, done = sh(program .. "echo end >>$share/sharearray/startup.lua; use")
+      assert.is_false(done)
+      assert.truthy(said:find("sharearray/startup.lua:%d+: .* expected near 'end'"), said)
+    end)
+
+    it("and the classes of the usual views, whose text is not read then", function()
       local said = run(program .. [[
         cat >program.lua <<'END'
         local sharearray = require "sharearray"
@@ -180,17 +182,17 @@ END
       assert.equal("read\nnot read\nread\nread\nread\n", said)
     end)
 
-    it("is for all to read and for its owner to write, whatever the umask", function()
+    it("for all to read and for its owner to write, whatever the umask", function()
       for _, umask in ipairs { "000", "077" } do
         assert.equal("644\n", run(program .. "(umask " .. umask .. "; install)\n"
-          .. "stat -c %a tmp/share/lua/5.1/sharearray/*.bytecode"))
+          .. "stat -c %a $share/sharearray/startup.lua $share/sharearray/LuaJIT-*/*.bytecode | sort -u"))
       end
     end)
 
-    it("does not come back for who loads another version later", function()
+    it("and steps back for who loads another version later", function()
       assert.equal("other\n", run(program .. [[
-        mkdir -p other/sharearray
-        cp -R tmp/share/lua/5.1/sharearray/*.lua other/sharearray
+        mkdir -p other
+        cp -R "$root"/lua/sharearray other
         echo 'return { new = "other" }' >other/sharearray/facade.lua
         sed -i 's/^return .*/return facade.new/' other/sharearray/init.lua
         cat >program.lua <<'END'
@@ -205,29 +207,63 @@ END
       ]]))
     end)
 
-    it("is not looked at when a source has changed, until the next installation", function()
-      local change = "sed -i s/closings/closinks/ tmp/share/lua/5.1/sharearray/*.lua\n" -- of the same size
-      assert.equal("7\t\n", uses(change))
-      local longer = [[
-        f=sharearray/view.lua
-        echo >>tmp/share/lua/5.1/$f
-        touch -r "$root"/lua/$f tmp/share/lua/5.1/$f]]
-      assert.equal("7\t\n", uses(longer)) -- of the same time
-      assert.equal(ALL, uses(change .. "touch tmp/share/lua/5.1/sharearray/LuaJIT-2.2-x64.bytecode; install"))
-      assert.equal("1\n", run "ls tmp/share/lua/5.1/sharearray/*.bytecode | wc -l")
+    it("and takes the source when that has changed, until the next installation", function()
+      local change = "sed -i s/closings/closinks/ $share/sharearray/*.lua\n" -- of the same size
+      assert.equal(SOURCE, uses(change))
+      assert.equal(SOURCE, uses [[ # of the same time
+        cp -p $share/sharearray/startup.lua startup.lua
+        echo >>$share/sharearray/startup.lua
+        touch -r startup.lua $share/sharearray/startup.lua]])
+      assert.equal(BYTECODE, uses(change .. "mkdir $share/sharearray/LuaJIT-2.2-x64; install"))
+      assert.equal("1\n", run "ls -d tmp/share/lua/5.1/sharearray/L* | wc -l")
     end)
 
-    it("keeps the lines of its sources", function()
-      local line = run [[grep -n '^function view.make' "$root"/lua/sharearray/view.lua | cut -d: -f1]]
-      assert.equal(line, run(program .. [[
-        echo 'require "sharearray" print(debug.getinfo(require "sharearray.view".make, "S").linedefined)' >program.lua
+    -- Packages are made reproducible by taking back the times of what is newer than its sources.
+    it("with the time of the newest of them", function()
+      assert.equal("7\tstartup.bytecode\t13\n", uses [[
+        newest=$(ls -t "$root"/lua/sharearray/*.lua | head -1)
+        find tmp -newer $newest -exec touch -r $newest {} +]])
+    end)
+
+    it("with the lines that both forms have", function()
+      local line = run(program .. "grep -n '^function view.make' $share/sharearray/startup.lua | cut -d: -f1")
+      assert.equal(("@%s/tmp/share/lua/5.1/sharearray/startup.lua\t%s"):format(folder, line), run(program .. [[
+        cat >program.lua <<'END'
+        require "sharearray"
+        local info = debug.getinfo(require "sharearray.view".make, "S")
+        print(info.source, info.linedefined)
+END
         use
       ]]))
     end)
 
-    it("is done without where there is no LuaJIT", function()
-      local said = run [[make -s -C "$root" install LUAJIT=no-luajit PREFIX=$PWD/tmp]]
+    it("and leaves them apart where there is no LuaJIT", function()
+      local said = run(program .. [[make -s -C "$root" install LUAJIT=no-luajit PREFIX=$PWD/tmp; use]])
       assert.truthy(said:find("without bytecode for no-luajit", 1, true), said)
+      assert.equal(APART, said:match "[^\n]*\n$")
+    end)
+
+    it("for nginx, too", function()
+      local there, why = nginx.is_there()
+      if not there then pending(why) return end
+      run(program)
+      local server = nginx.start { prefix = folder .. "/tmp", env = { SHAREARRAY_SHM_PATH = folder .. "/shm" },
+        main = ("env SHAREARRAY_SHM_PATH=%s/shm;"):format(folder), server = nginx.location("/", [[
+          local x = sharearray.cache("x", { sharearray.array { 7 } })
+          ngx.print(x[1](0), " ", debug.getinfo(sharearray.cache, "S").source:match "[^/]*$")]]) }
+      local body = server:get "/"
+      server:stop()
+      assert.equal("7 startup.lua", body)
+    end)
+
+    it("for what is required by itself, too", function()
+      assert.equal("true\ttrue\n", run(program .. [[
+        cat >program.lua <<'END'
+        local directory, redis = require "sharearray.origin.directory", require "sharearray.origin.redis"
+        print(directory.new ~= nil, redis.new ~= nil)
+END
+        use
+      ]]))
     end)
   end)
 

@@ -1,14 +1,15 @@
---- The modules that every process loads, and the classes that most views are of, as bytecode: LuaJIT reads it in a
--- third of the time that it takes to compile their sources. `make install` leaves it beside them, see .ci/bytecode.
+--- What `make install` compiles ahead: the modules that every process loads, and the classes that most views are of.
+-- LuaJIT reads bytecode in a third of the time that it takes to compile the sources.
 --
 -- It is of use to a LuaJIT of the same version and kind, in the same place, and as long as the sources are those that
--- it was made of; else they are loaded. The file is
+-- it was made of; else they are loaded. Beside this library's sources is a folder for the LuaJIT, with the files
 --
---   a line with its folder's name,
---   a line with a number of bytes, and so many: this module, which sharearray/init.lua reads,
---   a line with a number of bytes, and so many: a chunk that returns the index, a list of a source's name, its time of
---     modification, its size, how many bytes it has here, and the same of the next one,
---   those bytes. Of `bytecode` there are none here; of `template` see `bytecode.class`.
+--   startup.bytecode      of startup.lua, which has the modules that are joined; sharearray/init.lua reads it. The
+--                         last variable's name is "complete"
+--   float32-2.bytecode    and so on: the functions of a class of views in C order, neither wide nor writable, as
+--                         sharearray.template has them; and behind them "complete"
+--
+-- See .ci/startup, which makes them. A checkout has neither those nor startup.lua.
 -- @module sharearray.bytecode
 
 local ffi = require "ffi"
@@ -29,60 +30,36 @@ local function has_stamp(path, modified, size)
     and tonumber(status[112 / 8]) == modified and tonumber(status[40 / 8]) == size
 end
 
--- LuaJIT checks nothing of bytecode, not even where it ends.
-local function read(file, bytes)
-  local text = bytes and file:read(bytes)
-  return text and #text == bytes and text
-end
+local own -- the folder with the bytecode, and what the classes in it were made of
+local template
 
-local classes = ""
-
-local function chunks_in(folder, file)
-  local chunks, views = {}, ""
-  local list = read(file, tonumber(file:read "*l"))
-  local index = list and loadstring(list)() or {}
-  for i = 1, #index, 4 do
-    local name, text = index[i], read(file, index[i + 3])
-    if not text or not has_stamp(("%s/%s.lua"):format(folder, name), index[i + 1], index[i + 2]) then return {} end
-    if name == "template" then
-      views = text
-    elseif name ~= "bytecode" then
-      chunks["sharearray." .. name] = loadstring(text)
-    end
-  end
-  classes = views
-  return chunks
-end
-
---- Makes `require` take the modules from the bytecode.
+--- The modules that were compiled, if they are those of the source, and in their place: their last line is this call.
+-- @tparam table modules chunks by name
 -- @tparam string folder of the library
--- @param file the open file, behind this module
--- @treturn table chunks by name, for `bytecode.done`; none where a source has changed
-function bytecode.preload(folder, file)
-  local found, chunks = pcall(chunks_in, folder, file)
-  if not found or not next(chunks) then return {} end
-  for name, chunk in pairs(chunks) do package.preload[name] = package.preload[name] or chunk end
-  package.loaded["sharearray.bytecode"] = package.loaded["sharearray.bytecode"] or bytecode
-  return chunks
-end
-
---- They are loaded. Whoever takes them out of package.loaded, to load another version, gets that one.
-function bytecode.done(chunks)
-  for name, chunk in pairs(chunks) do
-    if package.preload[name] == chunk then package.preload[name] = nil end
-  end
+-- @tparam string place the folder that they were compiled for
+-- @tparam string name of the folder with bytecode
+-- @tparam table startup time of modification and size of startup.lua
+-- @tparam table of_template the same of template.lua, for the classes
+-- @return modules, or nil
+function bytecode.checked(modules, folder, place, name, startup, of_template)
+  local found, fresh = pcall(has_stamp, folder .. "/startup.lua", startup[1], startup[2])
+  if folder ~= place or not found or not fresh then return nil end
+  own, template = folder .. "/" .. name, { folder .. "/template.lua", of_template[1], of_template[2] }
+  modules["sharearray.bytecode"] = function() return bytecode end -- this one, which knows
+  return modules
 end
 
 --- The functions of a class of views, in C order, neither wide nor writable, as sharearray.template has them.
--- @tparam string name "float32,2"
--- @treturn string bytecode; nil for a class that was not compiled ahead
-function bytecode.class(name)
-  -- A line ";float32,1=1-900;float32,2=901-1900", and behind it what that counts.
-  local _, at = classes:find((";%s="):format(name), 1, true)
-  if not at then return nil end
-  local from, to = classes:match("^(%d+)-(%d+)", at + 1)
-  local head = classes:find("\n", at, true)
-  return classes:sub(head + from, head + to)
+-- @tparam string dtype "float32"
+-- @tparam number ndim
+-- @treturn function a chunk; nil for a class that was not compiled ahead, or of another template
+function bytecode.class(dtype, ndim)
+  local file = own and has_stamp(template[1], template[2], template[3])
+    and io.open(("%s/%s-%d.bytecode"):format(own, dtype, ndim), "rb")
+  if not file then return nil end
+  local text = file:read "*a":match "^(.*)complete$"
+  file:close()
+  return text and loadstring(text, ("=sharearray(%s,%d)"):format(dtype, ndim))
 end
 
 return bytecode

@@ -53,9 +53,9 @@ end
 
 -- The functions of a class as a chunk: compiled ahead, or else now.
 local function chunk_of(spec)
-  local name = ("%s,%d"):format(spec.dtype.name, spec.ndim)
   local usual = spec.contiguous and not spec.wide and not spec.writable
-  return loadstring(usual and bytecode.class(name) or template.class(spec), ("=sharearray(%s)"):format(name))
+  return usual and bytecode.class(spec.dtype.name, spec.ndim)
+    or loadstring(template.class(spec), ("=sharearray(%s,%d)"):format(spec.dtype.name, spec.ndim))
 end
 
 local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")

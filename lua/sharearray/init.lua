@@ -16,19 +16,38 @@ if not pcall(require, "ffi") then error("sharearray needs LuaJIT, for its FFI; t
 local pause = collectgarbage "isrunning" and collectgarbage "count" < 1024
 if pause then collectgarbage "stop" end
 
--- This file is compiled at each start, so what can be elsewhere is in sharearray.bytecode, which comes first.
+-- `make install` joins the modules that are loaded here to one file and compiles that, see sharearray.bytecode; in a
+-- checkout they are files of their own. This file is compiled at each start: the shorter, the better.
 local folder = debug.getinfo(1, "S").source:match "^@(.*)/"
-local file = folder and io.open(("%s/%s-%s.bytecode"):format(folder, jit.version:gsub(" ", "-"), jit.arch), "rb")
-local line = file and file:read "*l" == folder and file:read "*l"
-local size = line and tonumber(line:match "^%d%d?%d?%d?%d?$")
-local text = size and file:read(size)
-local load = text and #text == size and loadstring(text)
-local bytecode = load and load()
-local chunks = bytecode and bytecode.preload(folder, file)
-if file then file:close() end
+
+-- Behind the end of bytecode that is cut off LuaJIT would read on. What it ends with is the name of a variable, and how
+-- far that goes.
+local function is_whole(path)
+  local file = io.open(path, "rb")
+  local tail = file and file:seek("end", -16) and file:read(16)
+  if file then file:close() end
+  return tail and tail:find "complete%z[^%z]+%z%z$"
+end
+
+local modules, problem
+if folder then
+  local path = ("%s/%s-%s/startup.bytecode"):format(folder, jit.version:gsub(" ", "-"), jit.arch)
+  local chunk = is_whole(path) and loadfile(path)
+  modules = chunk and chunk(folder)
+  if not modules then
+    chunk, problem = loadfile(folder .. "/startup.lua")
+    modules = chunk and chunk()
+  end
+end
+if problem and not problem:find "^cannot open" then error(problem, 0) end
+local preload = package.preload
+for name, chunk in pairs(modules or {}) do preload[name] = preload[name] or chunk end
 
 local found, facade = pcall(require, "sharearray.facade")
 if pause then collectgarbage("restart", -1) end
+-- They are loaded. Whoever takes them out of package.loaded, to load another version, gets that one.
+for name, chunk in pairs(modules or {}) do
+  if preload[name] == chunk then preload[name] = nil end
+end
 if not found then error(facade, 0) end
-if chunks then bytecode.done(chunks) end
 return facade.new(require("sharearray.store").defaults())

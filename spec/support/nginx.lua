@@ -84,20 +84,22 @@ s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])']])))
 end
 
 -- The library's files where any worker's user can read them.
-local function make_home()
+local function make_home(prefix)
   local home = machine.directory("/tmp")
-  local core = assert(package.searchpath("sharearray.core", package.cpath))
+  local core = prefix and prefix .. "/lib/lua/5.1/sharearray/core.so"
+    or assert(package.searchpath("sharearray.core", package.cpath))
+  local modules = prefix and prefix .. "/share/lua/5.1/sharearray" or "lua/sharearray"
   assert(select(2, machine.shell(([[
-    mkdir -p '%s/lib/sharearray' && cp '%s' '%s/lib/sharearray/' && cp -r lua '%s' && chmod -R a+rX '%s']]):format(home,
-    core, home, home, home))))
+    cd '%s' && mkdir -p lib/sharearray lua && cp '%s' lib/sharearray/ && cd - && cp -r '%s' '%s/lua' &&
+      chmod -R a+rX '%s']]):format(home, core, modules, home, home))))
   return home
 end
 
 --- Starts a server: `options` has `server` and `http` (text for these blocks), `main`, `workers` (2),
--- `user` (whom the workers run as, if this is root), `env`. Or `configuration`, a whole one that logs to
--- `%(home)/error.log`, listening at `address`.
+-- `user` (whom the workers run as, if this is root), `env`, `prefix` (of an installation that is used). Or
+-- `configuration`, a whole one that logs to `%(home)/error.log`, listening at `address`.
 function M.start(options)
-  local home = make_home()
+  local home = make_home(options.prefix)
   local configuration = options.configuration or CONFIGURATION
   local values = {
     modules = MODULES, home = home, workers = options.workers or 2, main = options.main or "",

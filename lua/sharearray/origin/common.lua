@@ -1,6 +1,8 @@
 --- What the origins of this library share: their options' checks, and random tokens.
 -- @module sharearray.origin.common
 
+require "sharearray" -- who loads an origin first: it knows where other modules are, see sharearray.bytecode
+
 local M = {}
 
 --- The options in `opts` laid over `defaults`, each checked: `checks[name](value)` gives whether it is right

@@ -21,8 +21,8 @@
 -- version current, and gives up; between that look and the rename lies a gap of microseconds.
 -- @module sharearray.origin.directory
 
-local ffi = require "ffi"
 local common = require "sharearray.origin.common"
+local ffi = require "ffi"
 local C = require("sharearray.cdefs").C
 
 local M = {}
