@@ -67,6 +67,15 @@ static int corrupt(char *message, const char *reason) { return sa_fail(message, 
 
 static int no_memory(char *message) { return sa_fail(message, SHAREARRAY_EIO, "out of memory"); }
 
+static uint32_t crc32_of(const sharearray_import *import, uint32_t crc, const void *bytes, uint64_t size) {
+  return (uint32_t)import->source.zlib->crc32_z(crc, bytes, (size_t)size);
+}
+
+/* Of two parts, of which the second has `size` bytes. */
+static uint32_t crc32_of_both(const sharearray_import *import, uint32_t first, uint32_t second, uint64_t size) {
+  return (uint32_t)import->source.zlib->crc32_combine(first, second, (int64_t)size);
+}
+
 /* ---- What there is ---- */
 
 static int read_header(sharearray_import *import, struct part *part, char *message) {
@@ -146,7 +155,7 @@ static int read_extra(sharearray_import *import, const struct part *part, char *
   import->extra_length = size;
   int code = sa_source_begin(&import->source, part->from.offset, &part->packed, message);
   if (code == 0) code = sa_source_read(&import->source, import->extra, size, message);
-  return code ? code : check_content(import, part, sharearray_crc32(0, import->extra, size), message);
+  return code ? code : check_content(import, part, crc32_of(import, 0, import->extra, size), message);
 }
 
 static int check_member(const struct part *part, char *message) {
@@ -226,7 +235,8 @@ static int plan(sharearray_import *import, const struct part *kept, char *messag
 static int open_npz(sharearray_import *import, const char *extra, char *message) {
   struct sa_zip zip = {0};
   struct part kept = {0};
-  int code = read_directory(import, &zip, message);
+  int code = sa_zlib(&import->source.zlib, message);
+  if (code == 0) code = read_directory(import, &zip, message);
   if (code == 0) code = new_parts(import, zip.count, message);
   if (code) return code;
   import->bundle = true;
@@ -369,8 +379,10 @@ static int begin_array(sharearray_import *import, sharearray_draft *draft, char 
   int code = sa_source_begin(&import->source, part->from.offset, &part->packed, message);
   if (code == 0) code = sa_source_read(&import->source, import->chunk, npy->offset, message);
   if (code) return code;
-  import->header_crc_in = sharearray_crc32(0, import->chunk, npy->offset);
-  import->header_crc_out = sharearray_crc32(0, part->header, part->header_length);
+  if (import->bundle) {
+    import->header_crc_in = crc32_of(import, 0, import->chunk, npy->offset);
+    import->header_crc_out = crc32_of(import, 0, part->header, part->header_length);
+  }
   import->copied = import->summed = 0;
   import->crc_in = import->crc_out = 0;
   sa_fortran_init(&import->order, npy, LARGE_CHUNK);
@@ -394,14 +406,14 @@ static int copy_chunk(sharearray_import *import, sharearray_draft *draft, uint64
   uint64_t size = chunk_size(import, part), offset = data_offset(import);
   int code = sa_source_read(&import->source, import->chunk, size, message);
   if (code) return code;
-  if (import->bundle) import->crc_in = sharearray_crc32(import->crc_in, import->chunk, size);
+  if (import->bundle) import->crc_in = crc32_of(import, import->crc_in, import->chunk, size);
   bool swapped = part->swaps.count > 0;
   if (swapped) sa_swap(import->chunk, size, npy->itemsize, &part->swaps);
   if (import->order.ndim) {
     sa_fortran_scatter(&import->order, import->copied / npy->itemsize, import->chunk, memory_at(draft, offset));
   } else {
     if (import->bundle)
-      import->crc_out = swapped ? sharearray_crc32(import->crc_out, import->chunk, size) : import->crc_in;
+      import->crc_out = swapped ? crc32_of(import, import->crc_out, import->chunk, size) : import->crc_in;
     code = put(draft, offset + import->copied, import->chunk, size, message);
   }
   import->copied += size;
@@ -416,7 +428,7 @@ static void sum_chunk(sharearray_import *import, const sharearray_draft *draft, 
   uint64_t nbytes = import->parts[import->at].array.nbytes, left = nbytes - import->summed;
   uint64_t size = left < CHUNK ? left : CHUNK;
   const char *data = memory_at(draft, data_offset(import) + import->summed);
-  import->crc_out = sharearray_crc32(import->crc_out, data, size);
+  import->crc_out = crc32_of(import, import->crc_out, data, size);
   import->summed += size;
   *moved += size;
   if (import->summed == nbytes) import->state = END;
@@ -427,9 +439,9 @@ static int end_array(sharearray_import *import, char *message) {
   uint64_t nbytes = part->array.nbytes;
   int code = 0;
   if (import->bundle) {
-    uint32_t crc = sa_crc32_combine(import->header_crc_in, import->crc_in, nbytes);
+    uint32_t crc = crc32_of_both(import, import->header_crc_in, import->crc_in, nbytes);
     code = check_content(import, part, crc, message);
-    import->to[import->at].crc = sa_crc32_combine(import->header_crc_out, import->crc_out, nbytes);
+    import->to[import->at].crc = crc32_of_both(import, import->header_crc_out, import->crc_out, nbytes);
   }
   import->at++;
   import->state = BEGIN;

@@ -272,15 +272,26 @@ int sa_zip_check_names(const sharearray_member *members, uint64_t count, char *m
 /* Whether its name ends in .npy. */
 bool sa_zip_is_array(const sharearray_member *member);
 
-uint32_t sa_crc32_combine(uint32_t first, uint32_t second, uint64_t second_size);
+/* zlib.c: what is used of zlib. See its own manual, zlib.h. */
+struct sa_zlib {
+  uLong (*crc32_z)(uLong crc, const Bytef *bytes, z_size_t size);
+  uLong (*crc32_combine)(uLong first, uLong second, int64_t second_size);
+  int (*inflate_init)(z_streamp z, int bits, const char *version, int size);
+  int (*inflate_reset)(z_streamp z);
+  int (*inflate)(z_streamp z, int flush);
+  int (*inflate_end)(z_streamp z);
+};
+/* Loads it if need be. EIO: it is not there. */
+int sa_zlib(const struct sa_zlib **zlib, char *message);
 
 /* source.c: the file that an import reads. */
 struct sa_source {
   int fd;
   uint64_t length;
-  bool deflated; /* of the content that is being read: */
-  uint64_t next; /* byte of the file */
-  uint64_t left; /* deflated bytes to be read yet */
+  const struct sa_zlib *zlib; /* of a zip file */
+  bool deflated;              /* of the content that is being read: */
+  uint64_t next;              /* byte of the file */
+  uint64_t left;              /* deflated bytes to be read yet */
   z_stream z;
   bool inflating; /* `z` is initialised */
   bool ended;     /* its data is complete */

@@ -402,11 +402,3 @@ void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint
   for (uint64_t k = 0; k < count; k++) at = write_central(&members[k], start_of(members, k), at);
   write_end(count, start_of(members, count), (uint64_t)(at - (unsigned char *)bytes), at);
 }
-
-uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size) {
-  return (uint32_t)crc32_z(crc, bytes, (size_t)size);
-}
-
-uint32_t sa_crc32_combine(uint32_t first, uint32_t second, uint64_t second_size) {
-  return (uint32_t)crc32_combine(first, second, (z_off_t)second_size);
-}

@@ -366,8 +366,9 @@ SHAREARRAY_API int sharearray_npz_read(const void *bytes, uint64_t length, share
  * (from the end of the content before it), and frame `count` what follows the last one. */
 SHAREARRAY_API int sharearray_npz_plan(sharearray_member *members, uint64_t count, uint64_t *bytes, char *message);
 SHAREARRAY_API void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint64_t i, void *bytes);
-/* CRC-32 as zip files have it, of `size` more bytes; 0 to begin with. */
-SHAREARRAY_API uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size);
+/* *crc, 0 to begin with, goes on over `size` bytes: CRC-32 as zip files have it. EIO where zlib, which is loaded when it
+ * is first needed, is not there. */
+SHAREARRAY_API int sharearray_crc32(const void *bytes, uint64_t size, uint32_t *crc, char *message);
 
 /* Imports: an .npy file, or an .npz file (stored or deflated), from anywhere, copied into a draft.
  *

@@ -28,7 +28,7 @@ int sa_source_open(struct sa_source *source, const char *path, char *message) {
 
 void sa_source_close(struct sa_source *source) {
   if (source->fd >= 0) sys.close(source->fd);
-  if (source->inflating) inflateEnd(&source->z);
+  if (source->inflating) source->zlib->inflate_end(&source->z);
 }
 
 int sa_source_read_at(const struct sa_source *source, void *bytes, uint64_t size, uint64_t offset, char *message) {
@@ -45,7 +45,9 @@ int sa_source_begin(struct sa_source *source, uint64_t offset, const struct sa_p
   source->z.avail_in = 0;
   source->ended = false;
   /* Negative: without zlib's own header. */
-  int result = source->inflating ? inflateReset(&source->z) : inflateInit2(&source->z, -MAX_WBITS);
+  const struct sa_zlib *zlib = source->zlib;
+  int result = source->inflating ? zlib->inflate_reset(&source->z)
+                                 : zlib->inflate_init(&source->z, -MAX_WBITS, ZLIB_VERSION, (int)sizeof source->z);
   if (result != Z_OK) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   source->inflating = true;
   return 0;
@@ -62,7 +64,7 @@ static int inflate_more(struct sa_source *source, char *message) {
     source->z.next_in = source->input;
     source->z.avail_in = (uInt)size;
   }
-  switch (inflate(&source->z, Z_NO_FLUSH)) {
+  switch (source->zlib->inflate(&source->z, Z_NO_FLUSH)) {
   case Z_OK: return 0;
   case Z_STREAM_END: source->ended = true; return 0;
   case Z_MEM_ERROR: return sa_fail(message, SHAREARRAY_EIO, "out of memory");

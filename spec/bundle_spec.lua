@@ -540,7 +540,7 @@ with numpy.load(sys.argv[1]) as z: print(len(z.files), z[sys.argv[2]].tolist())
       assert.equal(128, C.sharearray_npy_write("|u1", 1, shape, header, 128))
       contents[i] = ffi.string(header, 128) .. (i == 2 and "" or "\1\2\3")
       members[i - 1] = { name = name, name_length = #name, size = 128 + tonumber(shape[0]),
-        crc = C.sharearray_crc32(0, contents[i], #contents[i]) }
+        crc = require("sharearray.draft").crc32("x", 0, contents[i], #contents[i]) }
     end
     assert.equal(0, C.sharearray_npz_plan(members, 3, bytes, nil))
     local at = 0

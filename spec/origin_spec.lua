@@ -387,7 +387,7 @@ describe("an origin", function()
 
   damage("what is no NumPy file", "the file of 'x' is not usable", function(entry)
     entry.data = ("x"):rep(5000)
-    entry.crc = require("sharearray.cdefs").C.sharearray_crc32(0, entry.data, 5000)
+    entry.crc = require("sharearray.draft").crc32("x", 0, entry.data, 5000)
   end)
 
   for _, version in ipairs { "12", "0000000000", "0795616120884834700", "9999999999999999999" } do
@@ -398,14 +398,14 @@ describe("an origin", function()
 
   damage("an array of Python objects", "the file of 'x' is not usable: .*object", function(entry)
     entry.data = entry.data:gsub("<f8", "|O ", 1):gsub("'|O ',", "'|O', ", 1)
-    entry.crc = require("sharearray.cdefs").C.sharearray_crc32(0, entry.data, #entry.data)
+    entry.crc = require("sharearray.draft").crc32("x", 0, entry.data, #entry.data)
   end)
 
   it("a bundle with a bad form: thrown away, said, rebuilt, and never gets the entry's name", function()
     assert(a:cache("x", { w = sharearray.array { 1 } }))
     local entry = origin.entries.sharearray_x
     entry.data = entry.data:gsub("%$members", "$numbers", 1)
-    entry.crc = require("sharearray.cdefs").C.sharearray_crc32(0, entry.data, #entry.data)
+    entry.crc = require("sharearray.draft").crc32("x", 0, entry.data, #entry.data)
     assert.equal(2, assert(b:cache("x", { w = sharearray.array { 2 } })).w(0))
     assert_said "'x': the origin's version %d+ is damaged and thrown away: "
     assert.equal(2, assert(store():cache("x", error)).w(0))

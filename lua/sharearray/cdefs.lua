@@ -75,7 +75,7 @@ int sharearray_npz_read(const void *bytes, uint64_t length, sharearray_member **
       char *message);
 int sharearray_npz_plan(sharearray_member *members, uint64_t count, uint64_t *bytes, char *message);
 void sharearray_npz_frame(const sharearray_member *members, uint64_t count, uint64_t i, void *bytes);
-uint32_t sharearray_crc32(uint32_t crc, const void *bytes, uint64_t size);
+int sharearray_crc32(const void *bytes, uint64_t size, uint32_t *crc, char *message);
 int sharearray_import_new(const char *path, const char *extra, sharearray_import **import,
       char *message);
 int sharearray_import_draft(const sharearray_import *import, sharearray_store *store,

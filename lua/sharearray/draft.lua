@@ -48,6 +48,16 @@ function M.refuse(id, code, text)
   M.raise(words, word)
 end
 
+local crc_out = ffi.new("uint32_t[1]")
+
+--- The CRC-32 `crc`, 0 to begin with, carried on over `size` bytes. Raises where zlib is not there.
+function M.crc32(id, crc, pointer, size)
+  crc_out[0] = crc
+  local code = C.sharearray_crc32(pointer, size, crc_out, message)
+  if code < 0 then M.refuse(id, code, message) end
+  return crc_out[0]
+end
+
 local Drafts = {}
 Drafts.__index = Drafts
 
@@ -305,7 +315,7 @@ end
 local function sum_bytes(self, crc, pointer, size)
   local most = wait.piece(self.settings)
   for at = 0, size - 1, most do
-    crc = C.sharearray_crc32(crc, pointer + at, math.min(most, size - at))
+    crc = M.crc32(self.id, crc, pointer + at, math.min(most, size - at))
     wait.breathe(self.settings)
   end
   return crc
@@ -338,7 +348,7 @@ local function finish_group(self, group, form)
     local bytes, size = frame(members, i)
     ffi.copy(base + end_of(members, i - 1), bytes, size)
   end
-  members.c[last - 1].crc = C.sharearray_crc32(0, form, #form)
+  members.c[last - 1].crc = M.crc32(self.id, 0, form, #form)
   write(self, group.draft, frame(members, last))
   write(self, group.draft, form, #form)
   write(self, group.draft, frame(members, last + 1))
@@ -357,11 +367,11 @@ local function copy_bundle(self, parts)
   arrange(contents)
   local members, last = plan(self, contents, #form), #contents + 1
   for i, content in ipairs(contents) do
-    local crc = C.sharearray_crc32(0, content.header, #content.header)
+    local crc = M.crc32(self.id, 0, content.header, #content.header)
     for piece, size in pieces_of(self, content) do crc = sum_bytes(self, crc, ffi.cast("const char *", piece), size) end
     members.c[i - 1].crc = crc
   end
-  members.c[last - 1].crc = C.sharearray_crc32(0, form, #form)
+  members.c[last - 1].crc = M.crc32(self.id, 0, form, #form)
   local draft = new_draft(self, members.bytes)
   for i, content in ipairs(contents) do
     write(self, draft, frame(members, i))

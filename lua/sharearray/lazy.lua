@@ -54,6 +54,8 @@ function lazy.all()
     known[name] = nil
     name = next(known)
   end
+  -- And zlib. Where it is not there, whoever needs it will hear of it.
+  load("sharearray.cdefs").C.sharearray_crc32(nil, 0, ffi.new "uint32_t[1]", nil)
 end
 
 --- Stands for the module `name`: `local file = lazy "sharearray.file"`, then `file.new(path)` as ever.

@@ -115,6 +115,12 @@ end
 
 local function held_by(holder) return holder[1] or error("the build it belonged to is over", 0) end
 
+local function take(self, pointer, size)
+  self.crc = draft.crc32(self.id, self.crc, pointer, size)
+  local code = C.sharearray_draft_write(self.draft, pointer, size, message)
+  if code < 0 then draft.refuse(self.id, code, message) end
+end
+
 -- A function for an origin to write with. A refusal of this machine's is kept: what becomes of it on
 -- its way through foreign code is not known.
 local function make_write(holder)
@@ -123,12 +129,10 @@ local function make_write(holder)
     local self = held_by(holder)
     self.written, since = self.written + size, since + size
     if self.written > self.bytes then error("more bytes than were announced", 0) end
-    self.crc = C.sharearray_crc32(self.crc, pointer, size)
-    local code = C.sharearray_draft_write(self.draft, pointer, size, message)
-    if code < 0 then
-      local _
-      _, self.refusal = pcall(draft.refuse, self.id, code, message)
-      error(self.refusal, 0)
+    local taken, refusal = pcall(take, self, pointer, size)
+    if not taken then
+      self.refusal = refusal
+      error(refusal, 0)
     end
     if since >= PIECE then
       since = 0
@@ -272,12 +276,17 @@ function Session:date(complete)
   self.version = to_string(version_out[0])
 end
 
+local crc_out = ffi.new("uint32_t[1]")
+
+-- The CRC-32 of the file; nil, message.
 local function sum(self, map)
   local crc, at, length = 0, 0, tonumber(map.length)
   while at < length do
     local size = math.min(PIECE, length - at)
-    crc = C.sharearray_crc32(crc, ffi.cast("const char *", map.base) + at, size)
-    at = at + size
+    crc_out[0] = crc
+    local code = C.sharearray_crc32(ffi.cast("const char *", map.base) + at, size, crc_out, message)
+    if code < 0 then return nil, ffi.string(message) end
+    crc, at = crc_out[0], at + size
     wait.breathe(self.settings)
     self:alive()
   end
@@ -297,8 +306,10 @@ end
 function Session:publish(map)
   -- Without the lease nothing is published; nor is what another builder of this machine published first.
   if not held_lease(self) or to_string(C.sharearray_version(self.place.handle, self.id)) ~= self.version then return end
+  local crc, problem = sum(self, map)
+  if not crc then return wait.warn(self.settings, self.id, "not given to the origin: " .. problem) end
   local entry = {
-    version = self.version, bytes = tonumber(map.length), crc = sum(self, map),
+    version = self.version, bytes = tonumber(map.length), crc = crc,
     kind = map.array.kind == 0 and "npz" or "npy", data = ffi.cast("const char *", map.base),
     breathe = make_breathe(lifetime.holder(self)),
   }

@@ -27,7 +27,7 @@ static void make(const char *const names[MEMBERS]) {
     planned[i].name = names[i];
     planned[i].name_length = (uint32_t)strlen(names[i]);
     planned[i].size = (uint64_t)header + 20;
-    planned[i].crc = sharearray_crc32(0, contents[i], planned[i].size);
+    CHECK(sharearray_crc32(contents[i], planned[i].size, &planned[i].crc, NULL) == 0);
   }
   CHECK(sharearray_npz_plan(planned, MEMBERS, &sound_size, NULL) == 0);
   for (uint64_t i = 0; i <= MEMBERS; i++) {

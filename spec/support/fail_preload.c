@@ -122,6 +122,13 @@ int fcntl(int fd, int command, ...) {
   return -1;
 }
 
+/* A library that is not there: what dlerror() says comes from libc. */
+void *dlopen(const char *path, int flags) {
+  static void *(*libc)(const char *path, int flags);
+  if (!libc) *(void **)&libc = next("dlopen");
+  return libc(fails(__builtin_return_address(0)) ? "libmissing.so.1" : path, flags);
+}
+
 int posix_fallocate(int fd, off_t offset, off_t length) {
   static int (*libc)(int fd, off_t offset, off_t length);
   if (!libc) *(void **)&libc = next("posix_fallocate");

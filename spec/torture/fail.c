@@ -28,8 +28,7 @@ char *__real_strdup(const char *text);
 void __real_free(void *memory);
 DIR *__real_fdopendir(int fd);
 struct dirent *__real_readdir(DIR *directory);
-int __real_inflateInit2_(z_stream *z, int bits, const char *version, int size);
-int __real_inflate(z_stream *z, int flush);
+void *__real_dlsym(void *library, const char *name);
 int __real_pthread_atfork(void (*before)(void), void (*parent)(void), void (*child)(void));
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 
@@ -40,8 +39,7 @@ char *__wrap_strdup(const char *text);
 void __wrap_free(void *memory);
 DIR *__wrap_fdopendir(int fd);
 struct dirent *__wrap_readdir(DIR *directory);
-int __wrap_inflateInit2_(z_stream *z, int bits, const char *version, int size);
-int __wrap_inflate(z_stream *z, int flush);
+void *__wrap_dlsym(void *library, const char *name);
 int __wrap_pthread_atfork(void (*before)(void), void (*parent)(void), void (*child)(void));
 int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
 
@@ -70,11 +68,30 @@ struct dirent *__wrap_readdir(DIR *open) {
   return allocation_fails() ? NULL : __real_readdir(open);
 }
 
-int __wrap_inflateInit2_(z_stream *z, int bits, const char *version, int size) {
-  return allocation_fails() ? Z_MEM_ERROR : __real_inflateInit2_(z, bits, version, size);
+/* The core finds zlib's functions by their names. */
+static int (*real_inflate_init)(z_streamp z, int bits, const char *version, int size);
+static int (*real_inflate)(z_streamp z, int flush);
+
+static int failing_inflate_init(z_streamp z, int bits, const char *version, int size) {
+  return allocation_fails() ? Z_MEM_ERROR : real_inflate_init(z, bits, version, size);
 }
 
-int __wrap_inflate(z_stream *z, int flush) { return allocation_fails() ? Z_MEM_ERROR : __real_inflate(z, flush); }
+static int failing_inflate(z_streamp z, int flush) { return allocation_fails() ? Z_MEM_ERROR : real_inflate(z, flush); }
+
+static int (*const inflate_init_pointer)(z_streamp, int, const char *, int) = failing_inflate_init;
+static int (*const inflate_pointer)(z_streamp, int) = failing_inflate;
+
+void *__wrap_dlsym(void *library, const char *name) {
+  void *found = __real_dlsym(library, name);
+  if (strcmp(name, "inflateInit2_") == 0) {
+    memcpy(&real_inflate_init, &found, sizeof found);
+    memcpy(&found, &inflate_init_pointer, sizeof found);
+  } else if (strcmp(name, "inflate") == 0) {
+    memcpy(&real_inflate, &found, sizeof found);
+    memcpy(&found, &inflate_pointer, sizeof found);
+  }
+  return found;
+}
 
 int __wrap_pthread_atfork(void (*before)(void), void (*parent)(void), void (*child)(void)) {
   return allocation_fails() ? ENOMEM : __real_pthread_atfork(before, parent, child);

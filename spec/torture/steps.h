@@ -76,7 +76,9 @@ static int32_t version_of(const sharearray_map *map) {
   for (uint64_t i = 0; i < map->count; i++) {
     const sharearray_member *member = &map->members[i];
     if (!member->array) continue;
-    if (sharearray_crc32(0, bytes + member->offset, member->size) != member->crc) blame("a checksum does not match");
+    uint32_t crc = 0;
+    int code = sharearray_crc32(bytes + member->offset, member->size, &crc, message);
+    if (code || crc != member->crc) blame("a checksum does not match");
     int32_t its = version_at(bytes + member->offset + member->array->offset, member->array->nbytes / 4);
     if (version && its != version) blame("two versions in one bundle");
     version = its;
@@ -132,8 +134,9 @@ static int make_draft(sharearray_store *store, enum manner manner, int32_t versi
   uint64_t size = make_content(version), total = size;
   sharearray_member members[2] = {{.name = "a.npy", .name_length = 5, .size = size},
                                   {.name = "b.npy", .name_length = 5, .size = size}};
-  members[0].crc = members[1].crc = sharearray_crc32(0, content, size);
-  int code = manner == BUNDLE ? sharearray_npz_plan(members, 2, &total, message) : 0;
+  int code = sharearray_crc32(content, size, &members[0].crc, message);
+  members[1].crc = members[0].crc;
+  if (code == 0 && manner == BUNDLE) code = sharearray_npz_plan(members, 2, &total, message);
   if (code == 0) code = sharearray_draft_new(store, total, draft, message);
   if (code) return code;
   if (manner == IN_PLACE) code = fill_in_place(*draft, size);
