@@ -108,7 +108,7 @@ static int finish(sharearray_build *build, sharearray_draft *draft, sharearray_m
   struct sa_map *map = draft->map;
   sa_changes_succeeded(build->store, build->id);
   sa_lock_unlink(build->paths.lock, build->lock);
-  sa_changes_wake(build->store, build->id);
+  sa_changes_published(build->store, build->id);
   map->path = strdup(build->paths.entry);
   map->published = sa_wall_clock();
   draft->map = NULL;

@@ -25,7 +25,8 @@ enum {
   SLOTS = 252,
   VERSION = 1,
   WATCHED = 4 * SA_RECHECK, /* ms between the looks of a waiter while another one watches the builder */
-  TIME = 0xfffff            /* the part of a mark that is a time: 17 minutes */
+  DONE = 1 << 20,           /* a mark is part of the id's hash, whether its builder is done, and */
+  NUMBER = DONE - 1         /* ms of a clock, which go round in 17 minutes, or a counter */
 };
 
 struct sa_page {
@@ -37,7 +38,7 @@ struct sa_page {
     _Atomic uint32_t counter;
     _Atomic uint32_t failed; /* when a rebuild of an id in this slot failed last, see stamp(); 0: never */
     _Atomic uint32_t whose;  /* hash of that id */
-    _Atomic uint32_t alive;  /* when a waiter last saw its builder alive, see mark_of() */
+    _Atomic uint32_t mark;   /* when a waiter last saw its builder alive, or that one is done: see mark_of() */
   } slots[SLOTS];
 };
 _Static_assert(sizeof(struct sa_page) <= PAGE, "the counters fit one page");
@@ -135,16 +136,24 @@ static void wake(sharearray_store *store, unsigned slot, uint32_t waiters) {
   sys.futex((const uint32_t *)&store->page->slots[slot].counter, FUTEX_WAKE, waiters, NULL);
 }
 
-void sa_changes_wake(sharearray_store *store, const char *id) {
+static uint32_t mark_of(const char *id, uint32_t done, uint32_t number) {
+  return (hash_of(id) & ~(DONE | NUMBER)) | done | (number & NUMBER);
+}
+
+void sa_changes_published(sharearray_store *store, const char *id) {
   unsigned slot = slot_of(id);
-  atomic_fetch_add(&store->page->slots[slot].counter, 1);
+  uint32_t counter = atomic_fetch_add(&store->page->slots[slot].counter, 1) + 1;
+  atomic_store(&store->page->slots[slot].mark, mark_of(id, DONE, counter));
   atomic_fetch_add(&store->page->total, 1);
   wake(store, slot, INT_MAX);
 }
 
 void sa_changes_bump(sharearray_store *store, const char *id) {
+  unsigned slot = slot_of(id);
   sa_changes_look(store);
-  sa_changes_wake(store, id);
+  atomic_fetch_add(&store->page->slots[slot].counter, 1);
+  atomic_fetch_add(&store->page->total, 1);
+  wake(store, slot, INT_MAX);
 }
 
 const uint32_t *sharearray_changes(const sharearray_store *store) { return (const uint32_t *)&store->page->total; }
@@ -153,22 +162,29 @@ uint32_t sharearray_changes_of(const sharearray_store *store, const char *id) {
   return atomic_load(&store->page->slots[slot_of(id)].counter);
 }
 
-/* That a builder of the id was seen alive just now: part of the id's hash, and the time in ms. */
-static uint32_t mark_of(const char *id) {
-  return (hash_of(id) & ~TIME) | ((uint32_t)(uint64_t)sharearray_clock() & TIME);
-}
+/* That a builder of the id was seen alive just now. */
+static uint32_t alive_mark(const char *id) { return mark_of(id, 0, (uint32_t)(uint64_t)sharearray_clock()); }
 
 /* Whether another waiter watches the id's builder: it left a mark within two of its looks. `mine` is the
  * caller's own last one. */
 static bool is_watched(uint32_t mark, uint32_t mine, const char *id) {
-  uint32_t now = mark_of(id);
-  return mark != mine && (mark & ~TIME) == (now & ~TIME) && ((now - mark) & TIME) < 2 * SA_RECHECK;
+  uint32_t now = alive_mark(id);
+  return mark != mine && (mark & ~NUMBER) == (now & ~NUMBER) && ((now - mark) & NUMBER) < 2 * SA_RECHECK;
+}
+
+/* Whether a builder of the id has published, and removed its lock, after the counter stood at `seen`: its mark has the
+ * counter that it left, which has gone on since if others of the slot changed. */
+static bool is_published(const sharearray_store *store, unsigned slot, const char *id, uint32_t seen) {
+  uint32_t mark = atomic_load(&store->page->slots[slot].mark);
+  uint32_t now = atomic_load(&store->page->slots[slot].counter);
+  uint32_t since = (mark - seen) & NUMBER;
+  return mark == mark_of(id, DONE, mark) && since && since <= ((now - seen) & NUMBER);
 }
 
 /* Whoever watched and goes wakes another waiter, who takes his place. Without that nobody would see for four
  * looks that the next builder dies too, or this one when the watcher's time is over. */
 static void stop_watching(sharearray_store *store, unsigned slot, uint32_t mine) {
-  if (mine && atomic_compare_exchange_strong(&store->page->slots[slot].alive, &mine, 0)) wake(store, slot, 1);
+  if (mine && atomic_compare_exchange_strong(&store->page->slots[slot].mark, &mine, 0)) wake(store, slot, 1);
 }
 
 /* While the counter stands still, all that a full look could find is that our builder has died. Of hundreds
@@ -186,19 +202,19 @@ bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_t
     /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
     if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) break;
     if (!store->page_ino || ticket->recheck != SA_RECHECK) break;
-    watched = is_watched(atomic_load(&store->page->slots[slot].alive), mine, id);
+    watched = is_watched(atomic_load(&store->page->slots[slot].mark), mine, id);
     int lock = !watched || doubt ? sa_lock_state(store, id) : SA_LOCK_LIVE;
     /* A builder that was killed between its unlink and its wake. */
     if (lock == SA_LOCK_NONE) wake(store, slot, INT_MAX);
     watched = watched && lock == SA_LOCK_LIVE;
     if (lock != SA_LOCK_LIVE) break;
-    if (!watched) atomic_store(&store->page->slots[slot].alive, mine = mark_of(id));
+    if (!watched) atomic_store(&store->page->slots[slot].mark, mine = alive_mark(id));
     doubt = watched && !doubt;
     seconds -= bound;
     bound = (watched ? WATCHED : SA_RECHECK) / 1e3;
   }
   stop_watching(store, slot, mine);
-  return watched && atomic_load(&store->page->slots[slot].counter) != ticket->seen;
+  return is_published(store, slot, id, ticket->seen);
 }
 
 void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {

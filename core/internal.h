@@ -169,12 +169,12 @@ int sa_changes_new(sharearray_store *store, char *message);
 void sa_changes_delete(sharearray_store *store);
 /* Notices a page that was removed, and finds or makes the new one. */
 void sa_changes_look(sharearray_store *store);
-/* Counts the change and wakes who waits for it: on the page as it was looked at last; and with a look first, as the
- * waiters sleep on the page that has the name. */
-void sa_changes_wake(sharearray_store *store, const char *id);
-/* sharearray_wait(). True if the counter moved, and another waiter was seen to watch the builder, who was alive then. */
-bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds);
+/* Counts the change and wakes who waits for it, with a look first, as the waiters sleep on the page that has the name. */
 void sa_changes_bump(sharearray_store *store, const char *id);
+/* The same for a builder that has published and removed its lock, which it says; on the page as it was looked at last. */
+void sa_changes_published(sharearray_store *store, const char *id);
+/* sharearray_wait(). True if a builder of the id said that since the ticket was made. The page may lie. */
+bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds);
 /* Takes back what sharearray_note_failure() noted of this id. */
 void sa_changes_succeeded(sharearray_store *store, const char *id);
 /* Seconds since the epoch. */

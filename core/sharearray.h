@@ -217,8 +217,8 @@ typedef struct sharearray_blank {
   int32_t bits;
 } sharearray_blank;
 /* Waits like that, with a ticket of sharearray_attach(), and attaches to what is there then: one call for those who are
- * woken by the hundred, each of whom makes it with cold caches. For the same reason it leaves the builder's lock to the
- * one of them who watched it, and fills a view in if the array's layout is the one of blank i, of `count`: then it
+ * woken by the hundred, each of whom makes it with cold caches. For the same reason it does not look at a lock whose
+ * builder has said that it is gone, and fills a view in if the array's layout is the one of blank i, of `count`: then it
  * returns SHAREARRAY_FILLED + i, and the reference of *map is that view's. It never takes a build, which a caller whom a
  * signal ends first could lose: after WAIT, and always with REFRESH, call sharearray_attach(). */
 SHAREARRAY_API int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,

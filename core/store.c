@@ -221,10 +221,10 @@ int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sh
   int code = sa_names(store, id, &paths, message);
   if (code) return code;
   struct sa_map *blank = sa_map_blank(paths.entry);
-  /* Whoever watched the builder looks at its lock now: the others need not. */
-  bool watched = sa_changes_wait(store, id, ticket, seconds);
+  /* A builder that is done has said that its lock is gone: else it may be dead beside an entry, and goes now. */
+  bool published = sa_changes_wait(store, id, ticket, seconds);
   *ticket = new_ticket(store, id);
-  if (watched && blank && !(flags & SHAREARRAY_REFRESH) && sa_entry_take(store, paths.entry, blank)) {
+  if (published && blank && !(flags & SHAREARRAY_REFRESH) && sa_entry_take(store, paths.entry, blank)) {
     *map = &blank->public;
   } else {
     if (blank) sharearray_unref(&blank->public);

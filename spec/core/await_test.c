@@ -52,6 +52,8 @@ static void publish(sharearray_build *build, bool bundle) {
   if (sharearray_draft_new(store, size, &draft, message) || sharearray_draft_write(draft, bytes, size, message))
     _exit(2);
   if (sharearray_publish(build, draft, &map, message) != SHAREARRAY_READY) _exit(3);
+  sharearray_draft_delete(draft);
+  sharearray_unref(map);
 }
 
 static struct builder start_builder(const char *id, bool bundle) {
@@ -131,7 +133,7 @@ static void takes_no_build(void) {
   sharearray_build_delete(build);
 }
 
-/* The others of many waiters ------------------------------------------------------------------------- */
+/* Without a look at the lock -------------------------------------------------------------------------- */
 
 static struct builder awaited;
 static const char *awaited_id;
@@ -140,27 +142,14 @@ static int lock_looks;
 static bool interrupted; /* the next wait */
 static pid_t me;
 
-/* As another waiter does that watches: a mark that is young, and not the caller's. */
-static void another_leaves_its_mark(void) {
-  enum { HEAD = 16, SLOT = 4, ALIVE = 3, WORDS = 1024, TIME = 0xfffff };
-  _Atomic uint32_t *words = (_Atomic uint32_t *)store->page;
-  for (int i = HEAD + ALIVE; i < WORDS; i += SLOT) {
-    uint32_t mark = atomic_load(&words[i]), time = (uint32_t)sharearray_clock() - 2;
-    if (mark) atomic_store(&words[i], (mark & ~(uint32_t)TIME) | (time & TIME));
-  }
-}
-
-/* Goes on when the waiter knows that another one watches: then it sleeps for longer. */
-static long futex_beside_another(const uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) {
-  if (operation == FUTEX_WAIT && timeout->tv_nsec > 2 * SA_RECHECK * 1000000 && then) {
+static long futex_with_event(const uint32_t *word, int operation, uint32_t value, const struct timespec *timeout) {
+  if (operation == FUTEX_WAIT && then) {
     then();
     then = NULL;
   }
-  long result = interrupted ? -1 : syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
-  int error = interrupted ? EINTR : errno;
-  if (operation == FUTEX_WAIT) another_leaves_its_mark();
-  errno = error;
-  return result;
+  if (!interrupted) return syscall(SYS_futex, word, operation, value, timeout, NULL, 0);
+  errno = EINTR;
+  return -1;
 }
 
 static int lstat_counting(const char *path, struct stat *st) {
@@ -168,15 +157,15 @@ static int lstat_counting(const char *path, struct stat *st) {
   return lstat(path, st);
 }
 
-/* Waits as one of those who do not watch, until `event`, which tells the builder what to do. */
-static int await_watched(const char *id, bool bundle, uint32_t flags, void (*event)(void), sharearray_map **map) {
+/* Waits; before it sleeps comes `event`, which tells the builder what to do. */
+static int await_event(const char *id, bool bundle, uint32_t flags, void (*event)(void), sharearray_map **map) {
   struct sa_sys kept = sys;
   sharearray_build *build;
   awaited = start_builder(id, bundle);
   awaited_id = id;
   then = event;
   CHECK(sharearray_attach(store, id, flags, &ticket, map, &build, message) == SHAREARRAY_WAIT);
-  sys.futex = futex_beside_another;
+  sys.futex = futex_with_event;
   sys.lstat = lstat_counting;
   lock_looks = 0;
   int code = sharearray_await(store, id, flags, &ticket, 60, blanks, 2, &sealed, map, message);
@@ -187,6 +176,16 @@ static int await_watched(const char *id, bool bundle, uint32_t flags, void (*eve
 }
 
 static void publish_now(void) { tell(awaited); }
+
+static void publish_as(const char *id) {
+  sharearray_ticket own;
+  sharearray_map *map = NULL;
+  sharearray_build *build = NULL;
+  CHECK(sharearray_attach(store, id, 0, &own, &map, &build, message) == SHAREARRAY_BUILD);
+  if (!build) return;
+  publish(build, false);
+  sharearray_build_delete(build);
+}
 
 static bool ends_with(const char *text, const char *end) {
   size_t length = text ? strlen(text) : 0;
@@ -201,9 +200,9 @@ static int count_of(const char *directory_of_proc) {
   return count;
 }
 
-static void one_who_is_watched_for_takes_the_array_without_a_look_at_the_lock(void) {
+static void who_hears_that_the_lock_is_gone_does_not_look_at_it(void) {
   sharearray_map *map = NULL;
-  CHECK(await_watched("taken", false, 0, publish_now, &map) == SHAREARRAY_FILLED + 1);
+  CHECK(await_event("taken", false, 0, publish_now, &map) == SHAREARRAY_FILLED + 1);
   CHECK(lock_looks == 0);
   CHECK(row.map == map && row.count == 2 && row.elements[0] == 7 && row.elements[1] == 8);
   CHECK(((struct sa_map *)map)->references == 1 && sharearray_current(store, "taken", map) == 1);
@@ -220,35 +219,35 @@ static void let_a_stranger_publish(void) {
   CHECK(chmod(path, 0666) == 0);
 }
 
-static void one_who_is_watched_for_trusts_nobody_more(void) {
+static void and_trusts_nobody_more(void) {
   sharearray_map *map = NULL;
   int descriptors = count_of("/proc/self/fd");
-  CHECK(await_watched("theirs", false, 0, let_a_stranger_publish, &map) == SHAREARRAY_EUNTRUSTED);
+  CHECK(await_event("theirs", false, 0, let_a_stranger_publish, &map) == SHAREARRAY_EUNTRUSTED);
   CHECK(map == NULL && strstr(message, "can be written by everybody"));
   CHECK(count_of("/proc/self/fd") == descriptors);
 }
 
-static void one_who_is_watched_for_gets_what_is_no_array_too(void) {
+static void and_gets_what_is_no_array_too(void) {
   sharearray_map *map = NULL;
   int descriptors = count_of("/proc/self/fd");
-  CHECK(await_watched("members", true, 0, publish_now, &map) == SHAREARRAY_READY);
+  CHECK(await_event("members", true, 0, publish_now, &map) == SHAREARRAY_READY);
   CHECK(map && map->members && map->count == 0 && ((struct sa_map *)map)->references == 1);
   CHECK(count_of("/proc/self/fd") == descriptors);
   sharearray_unref(map);
 }
 
-static void one_who_is_watched_for_refreshes_what_was_published(void) {
+static void and_refreshes_what_was_published(void) {
   sharearray_map *map = NULL;
-  CHECK(await_watched("again", false, SHAREARRAY_REFRESH, publish_now, &map) == SHAREARRAY_WAIT);
+  CHECK(await_event("again", false, SHAREARRAY_REFRESH, publish_now, &map) == SHAREARRAY_WAIT);
   CHECK(map == NULL);
 }
 
 /* Another id of the same slot changes. */
 static void change_another(void) { sa_changes_bump(store, awaited_id); }
 
-static void one_who_is_watched_for_waits_on_when_another_id_changes(void) {
+static void who_hears_of_another_id_waits_on(void) {
   sharearray_map *map = NULL;
-  CHECK(await_watched("slow", false, 0, change_another, &map) == SHAREARRAY_WAIT);
+  CHECK(await_event("slow", false, 0, change_another, &map) == SHAREARRAY_WAIT);
   CHECK(map == NULL);
   tell(awaited);
 }
@@ -281,21 +280,36 @@ static bool leaves_the_lock(const char *id, void (*event)(void)) {
   char lock[128];
   snprintf(lock, sizeof lock, "%s/%s.npy.lock", directory, id);
   sys.unlink = unlink_or_die;
-  CHECK(await_watched(id, false, 0, event, &map) == SHAREARRAY_FILLED + 1);
+  CHECK(await_event(id, false, 0, event, &map) == SHAREARRAY_FILLED + 1);
   sys.unlink = kept.unlink;
   sharearray_release(&row, sizeof row);
   return access(lock, F_OK) == 0;
 }
 
-static void dead_lock_that_is_left_goes_with_the_next_attach(void) {
-  sharearray_map *map = NULL;
-  sharearray_build *build;
-  char lock[128];
-  snprintf(lock, sizeof lock, "%s/dead.npy.lock", directory);
-  CHECK(leaves_the_lock("dead", kill_beside_its_lock_and_change_another));
-  CHECK(sharearray_attach(store, "dead", 0, &ticket, &map, &build, message) == SHAREARRAY_READY);
-  CHECK(access(lock, F_OK) != 0 && errno == ENOENT);
-  sharearray_unref(map);
+static void dead_lock_is_removed_whatever_else_changes(void) {
+  CHECK(!leaves_the_lock("dead", kill_beside_its_lock_and_change_another));
+}
+
+static void dead_lock_is_removed_although_an_earlier_builder_was_done(void) {
+  publish_as("twice");
+  CHECK(sharearray_remove(store, "twice", message) == 1);
+  CHECK(!leaves_the_lock("twice", kill_beside_its_lock_and_change_another));
+}
+
+/* The other id of the same slot is published, and so has left its mark there. */
+static void kill_beside_its_lock_and_publish_another(void) {
+  static char other_id[16];
+  uint32_t before = sharearray_changes_of(store, awaited_id);
+  for (int i = 0; sharearray_changes_of(store, awaited_id) == before; i++) {
+    snprintf(other_id, sizeof other_id, "%d", i);
+    sa_changes_bump(store, other_id);
+  }
+  kill_beside_its_lock();
+  publish_as(other_id);
+}
+
+static void dead_lock_is_removed_although_another_builder_is_done(void) {
+  CHECK(!leaves_the_lock("beside", kill_beside_its_lock_and_publish_another));
 }
 
 static void kill_beside_its_lock_and_interrupt(void) {
@@ -303,11 +317,11 @@ static void kill_beside_its_lock_and_interrupt(void) {
   interrupted = true;
 }
 
-static void one_who_is_interrupted_looks_at_the_lock_himself(void) {
+static void who_is_interrupted_looks_at_the_lock(void) {
   CHECK(!leaves_the_lock("broken", kill_beside_its_lock_and_interrupt));
 }
 
-static void one_who_saw_that_the_builder_is_dead_removes_the_lock_himself(void) {
+static void who_saw_that_the_builder_is_dead_removes_the_lock(void) {
   struct sa_sys kept = sys;
   sys.lock = lock_and_change_another;
   CHECK(!leaves_the_lock("seen", kill_beside_its_lock));
@@ -322,14 +336,16 @@ int main(void) {
   RUN(fills_the_blank_of_the_layout);
   RUN(fills_nothing_of_another_layout);
   RUN(takes_no_build);
-  RUN(one_who_is_watched_for_takes_the_array_without_a_look_at_the_lock);
-  RUN(one_who_is_watched_for_trusts_nobody_more);
-  RUN(one_who_is_watched_for_gets_what_is_no_array_too);
-  RUN(one_who_is_watched_for_refreshes_what_was_published);
-  RUN(one_who_is_watched_for_waits_on_when_another_id_changes);
-  RUN(dead_lock_that_is_left_goes_with_the_next_attach);
-  RUN(one_who_is_interrupted_looks_at_the_lock_himself);
-  RUN(one_who_saw_that_the_builder_is_dead_removes_the_lock_himself);
+  RUN(who_hears_that_the_lock_is_gone_does_not_look_at_it);
+  RUN(and_trusts_nobody_more);
+  RUN(and_gets_what_is_no_array_too);
+  RUN(and_refreshes_what_was_published);
+  RUN(who_hears_of_another_id_waits_on);
+  RUN(dead_lock_is_removed_whatever_else_changes);
+  RUN(dead_lock_is_removed_although_an_earlier_builder_was_done);
+  RUN(dead_lock_is_removed_although_another_builder_is_done);
+  RUN(who_is_interrupted_looks_at_the_lock);
+  RUN(who_saw_that_the_builder_is_dead_removes_the_lock);
   sharearray_store_delete(store);
   snprintf(command, sizeof command, "rm -r %s", directory);
   CHECK(system(command) == 0);

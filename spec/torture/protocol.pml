@@ -271,7 +271,7 @@ attach:
        (lock_moved || (!refresh && entry == FULL));
        if
        :: goto attach
-       :: !refresh && entry == FULL -> goto over /* sharearray_await(): another waiter looks at the lock */
+       :: !refresh && entry == FULL -> goto over /* sharearray_await(): by the page the lock is gone. Pages may lie */
        fi
     :: else
     fi;
