@@ -1,8 +1,8 @@
 /* Sums and dot products of elements that lie without gaps, as fast as memory gives them.
  *
- * Eight elements at a time, into four accumulators each, which hide the latency of an addition: so floats
- * are added in another order than a loop would, and in double throughout, which loses less. Integers
- * are added modulo 2^64, as unsigned ones, which may overflow. */
+ * As many elements at a time as a register holds doubles, into four registers in turn, which hide the latency of an
+ * addition: so floats are added in another order than a loop would, and in double throughout, which loses less.
+ * Integers are added modulo 2^64, as unsigned ones, which may overflow. */
 #include "internal.h"
 
 #include <math.h>
@@ -14,92 +14,95 @@
 #define CHOOSES 1
 #endif
 
-/* Once for each width of registers: see the end of the file. */
+/* All below is there once for each width of registers, `lanes` doubles. A compiler that is given wider vectors than the
+ * registers keeps the accumulators in memory. */
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, UNROLLED = 4, STEP = LANES * UNROLLED };
-
-#define VECTOR(name, type) typedef type name __attribute__((vector_size(LANES * sizeof(type)), aligned(sizeof(type))))
-VECTOR(doubles, double);
-VECTOR(integers, uint64_t);
+#define VECTOR(name, type, lanes)                                                                                      \
+  typedef type name##_##lanes __attribute__((vector_size(lanes * sizeof(type)), aligned(sizeof(type))));
 
 #define ARGUMENTS(x, y) x, y
 
 /* A macro: a function that returns a vector has another ABI for each width. */
-#define LOAD(name, at, accumulators) __builtin_convertvector(*(const name##_lanes *)(at), accumulators)
+#define LOAD(name, at, accumulators) __builtin_convertvector(*(const name *)(at), accumulators)
 
-/* <operation>_<name>, of elements of `type`, in accumulators of `wide`. `lanes` is what a step adds to
- * accumulator k, `one` the same of a single element. */
-#define REDUCTION(function, parameters, wide, accumulators, lanes, one)                                                \
+/* `several` is what a step adds to an accumulator, from element `at` on; `one` the same of element `i` alone. */
+#define REDUCTION(function, parameters, lanes, wide, accumulators, several, one)                                       \
   INLINE wide function(parameters, uint64_t count) {                                                                   \
-    accumulators a[UNROLLED] = {{0}};                                                                                  \
+    accumulators a = {0}, b = {0}, c = {0}, d = {0};                                                                   \
     wide sum = 0;                                                                                                      \
     uint64_t i = 0;                                                                                                    \
-    for (; i + STEP <= count; i += STEP)                                                                               \
-      for (int k = 0; k < UNROLLED; k++) a[k] += lanes;                                                                \
+    for (; i + 4 * lanes <= count; i += 4 * lanes) {                                                                   \
+      uint64_t at = i;                                                                                                 \
+      a += several, at += lanes;                                                                                       \
+      b += several, at += lanes;                                                                                       \
+      c += several, at += lanes;                                                                                       \
+      d += several;                                                                                                    \
+    }                                                                                                                  \
     for (; i < count; i++) sum += one;                                                                                 \
-    a[0] += a[1] + a[2] + a[3];                                                                                        \
-    for (int k = 0; k < LANES; k++) sum += a[0][k];                                                                    \
+    a += b + c + d;                                                                                                    \
+    for (int k = 0; k < lanes; k++) sum += a[k];                                                                       \
     return sum;                                                                                                        \
   }
 
-#define REDUCTIONS(name, type, wide, accumulators)                                                                     \
-  VECTOR(name##_lanes, type);                                                                                          \
-  REDUCTION(sum_##name, const type *x, wide, accumulators, LOAD(name, x + i + k * LANES, accumulators), (wide)x[i])    \
-  REDUCTION(dot_##name, ARGUMENTS(const type *x, const type *y), wide, accumulators,                                   \
-            LOAD(name, x + i + k * LANES, accumulators) * LOAD(name, y + i + k * LANES, accumulators),                 \
+/* sum_<name>_<lanes> and dot_<name>_<lanes>, of elements of `type`. */
+#define REDUCTIONS(name, type, lanes, wide, accumulators)                                                              \
+  VECTOR(name, type, lanes)                                                                                            \
+  REDUCTION(sum_##name##_##lanes, const type *x, lanes, wide, accumulators,                                            \
+            LOAD(name##_##lanes, x + at, accumulators), (wide)x[i])                                                    \
+  REDUCTION(dot_##name##_##lanes, ARGUMENTS(const type *x, const type *y), lanes, wide, accumulators,                  \
+            LOAD(name##_##lanes, x + at, accumulators) * LOAD(name##_##lanes, y + at, accumulators),                   \
             (wide)x[i] * (wide)y[i])
-
-REDUCTIONS(f4, float, double, doubles)
-REDUCTIONS(f8, double, double, doubles)
-REDUCTIONS(i1, int8_t, uint64_t, integers)
-REDUCTIONS(i2, int16_t, uint64_t, integers)
-REDUCTIONS(i4, int32_t, uint64_t, integers)
-REDUCTIONS(u1, uint8_t, uint64_t, integers)
-REDUCTIONS(u2, uint16_t, uint64_t, integers)
-REDUCTIONS(u4, uint32_t, uint64_t, integers)
-REDUCTIONS(u8, uint64_t, uint64_t, integers) /* int64 too */
-
-/* The sum, or with `y` the dot product. */
-#define REDUCE(name, type)                                                                                             \
-  (y ? dot_##name((const type *)x, (const type *)y, count) : sum_##name((const type *)x, count))
 
 /* A NaN's payload is the file's choice, and LuaJIT keeps its types there. */
 static double sound(double sum) { return isnan(sum) ? NAN : sum; }
 
-INLINE int reduce(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count, double *real,
-                  uint64_t *integer) {
-  switch (kind << 8 | (int)itemsize) {
-  case 'f' << 8 | 4: *real = sound(REDUCE(f4, float)); return 0;
-  case 'f' << 8 | 8: *real = sound(REDUCE(f8, double)); return 0;
-  case 'i' << 8 | 1: *integer = REDUCE(i1, int8_t); return 0;
-  case 'i' << 8 | 2: *integer = REDUCE(i2, int16_t); return 0;
-  case 'i' << 8 | 4: *integer = REDUCE(i4, int32_t); return 0;
-  case 'b' << 8 | 1:
-  case 'u' << 8 | 1: *integer = REDUCE(u1, uint8_t); return 0;
-  case 'u' << 8 | 2: *integer = REDUCE(u2, uint16_t); return 0;
-  case 'u' << 8 | 4: *integer = REDUCE(u4, uint32_t); return 0;
-  case 'i' << 8 | 8:
-  case 'u' << 8 | 8: *integer = REDUCE(u8, uint64_t); return 0;
-  default: return SHAREARRAY_EUNSUPPORTED;
-  }
-}
+/* The sum, or with `y` the dot product. */
+#define REDUCE(name, type, lanes)                                                                                      \
+  (y ? dot_##name##_##lanes((const type *)x, (const type *)y, count) : sum_##name##_##lanes((const type *)x, count))
 
-#ifdef CHOOSES
-#define REDUCE_WITH(features)                                                                                          \
-  __attribute__((target(#features))) static int reduce_##features(                                                     \
-      char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count, double *real, uint64_t *integer) {   \
-    return reduce(kind, itemsize, x, y, count, real, integer);                                                         \
+/* uint64 serves int64 too. */
+#define REDUCER(lanes, target)                                                                                         \
+  VECTOR(doubles, double, lanes)                                                                                       \
+  VECTOR(integers, uint64_t, lanes)                                                                                    \
+  REDUCTIONS(f4, float, lanes, double, doubles_##lanes)                                                                \
+  REDUCTIONS(f8, double, lanes, double, doubles_##lanes)                                                               \
+  REDUCTIONS(i1, int8_t, lanes, uint64_t, integers_##lanes)                                                            \
+  REDUCTIONS(i2, int16_t, lanes, uint64_t, integers_##lanes)                                                           \
+  REDUCTIONS(i4, int32_t, lanes, uint64_t, integers_##lanes)                                                           \
+  REDUCTIONS(u1, uint8_t, lanes, uint64_t, integers_##lanes)                                                           \
+  REDUCTIONS(u2, uint16_t, lanes, uint64_t, integers_##lanes)                                                          \
+  REDUCTIONS(u4, uint32_t, lanes, uint64_t, integers_##lanes)                                                          \
+  REDUCTIONS(u8, uint64_t, lanes, uint64_t, integers_##lanes)                                                          \
+  target static int reduce_##lanes(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count,         \
+                                   double *real, uint64_t *integer) {                                                  \
+    switch (kind << 8 | (int)itemsize) {                                                                               \
+    case 'f' << 8 | 4: *real = sound(REDUCE(f4, float, lanes)); return 0;                                              \
+    case 'f' << 8 | 8: *real = sound(REDUCE(f8, double, lanes)); return 0;                                             \
+    case 'i' << 8 | 1: *integer = REDUCE(i1, int8_t, lanes); return 0;                                                 \
+    case 'i' << 8 | 2: *integer = REDUCE(i2, int16_t, lanes); return 0;                                                \
+    case 'i' << 8 | 4: *integer = REDUCE(i4, int32_t, lanes); return 0;                                                \
+    case 'b' << 8 | 1:                                                                                                 \
+    case 'u' << 8 | 1: *integer = REDUCE(u1, uint8_t, lanes); return 0;                                                \
+    case 'u' << 8 | 2: *integer = REDUCE(u2, uint16_t, lanes); return 0;                                               \
+    case 'u' << 8 | 4: *integer = REDUCE(u4, uint32_t, lanes); return 0;                                               \
+    case 'i' << 8 | 8:                                                                                                 \
+    case 'u' << 8 | 8: *integer = REDUCE(u8, uint64_t, lanes); return 0;                                               \
+    default: return SHAREARRAY_EUNSUPPORTED;                                                                           \
+    }                                                                                                                  \
   }
-REDUCE_WITH(avx2)
-REDUCE_WITH(avx512f)
+
+REDUCER(2, )
+#ifdef CHOOSES
+REDUCER(4, __attribute__((target("avx2"))))
+REDUCER(8, __attribute__((target("avx512f"))))
 #endif
 
 int sharearray_reduce(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count, double *real,
                       uint64_t *integer) {
 #ifdef CHOOSES
-  if (CPU_FEATURE_ACTIVE(AVX512F)) return reduce_avx512f(kind, itemsize, x, y, count, real, integer);
-  if (CPU_FEATURE_ACTIVE(AVX2)) return reduce_avx2(kind, itemsize, x, y, count, real, integer);
+  if (CPU_FEATURE_ACTIVE(AVX512F)) return reduce_8(kind, itemsize, x, y, count, real, integer);
+  if (CPU_FEATURE_ACTIVE(AVX2)) return reduce_4(kind, itemsize, x, y, count, real, integer);
 #endif
-  return reduce(kind, itemsize, x, y, count, real, integer);
+  return reduce_2(kind, itemsize, x, y, count, real, integer);
 }
