@@ -107,7 +107,10 @@ int sa_file_create(const sharearray_store *store, uint32_t mode, struct sa_file 
   if (file->fd < 0 && errno == ENOSPC) return sa_no_space(store, 0, message);
   if (file->fd < 0) return sa_fail_errno(message, "cannot create a file in %s", store->shm_path);
   if (store->owner >= 0 && sys.fchown(file->fd, (uid_t)store->owner, (gid_t)-1) != 0) {
-    int code = sa_fail_errno(message, "cannot give a file in %s to uid %lld", store->shm_path, (long long)store->owner);
+    int code = errno == EPERM ? sa_fail(message, SHAREARRAY_EDENIED, "only root can give a file in %s to uid %lld",
+                                        store->shm_path, (long long)store->owner)
+                              : sa_fail_errno(message, "cannot give a file in %s to uid %lld", store->shm_path,
+                                              (long long)store->owner);
     sa_file_close(file);
     return code;
   }

@@ -107,7 +107,7 @@ typedef struct sharearray_import sharearray_import;
 /* How a store is opened. Everything is copied. */
 typedef struct sharearray_options {
   const char *shm_path;  /* an existing directory, for instance "/dev/shm" */
-  const char *prefix;    /* characters of an id, or empty */
+  const char *prefix;    /* characters of an id, or "" */
   int32_t mode;          /* permissions of what is published; -1: 0444 less the umask */
   int64_t owner;         /* uid that gets what is built (root only); -1: the caller keeps it */
   const uint32_t *trust; /* further uids whose entries may be used */
@@ -174,7 +174,7 @@ typedef struct sharearray_ticket {
 typedef struct sharearray_info {
   int32_t state;
   uint32_t uid;         /* owner of the entry, or of the lock where there is no entry */
-  uint32_t mode;        /* permission bits of the entry */
+  uint32_t mode;        /* permission bits of the same */
   uint64_t bytes;       /* of the file */
   double age;           /* seconds since the publication; -1 where there is no entry */
   double failed;        /* seconds since a rebuild of it failed, see sharearray_note_failure(); -1: none */

@@ -406,6 +406,8 @@ describe("a wrong argument is blamed on the caller:", function()
     ["verbose = 1"] = { "list{verbose = 1}", "option 'verbose'" },
     ["a log_func that cannot be called"] = { "free('a', {log_func = 'print'})", "option 'log_func'" },
     ["a mode that lets others write"] = { "cache('a', fn, {shm_path = dir, mode = '0666'})", "nobody else write" },
+    ["a store's mode that lets others write"] = { "new{mode = '0460'}", "owner may read and nobody else write" },
+    ["a store's mode that its owner cannot read"] = { "new{mode = '0044'}", "of which the owner may read" },
     ["a mode that is no mode"] = { "cache('a', fn, {mode = '0999'})", "option 'mode'" },
     ["a negative owner"] = { "new{owner = -1}", "option 'owner'" },
     ["names in trust"] = { "new{trust = {'root'}}", "option 'trust'" },

@@ -115,7 +115,8 @@ end
 
 local path, tried = package.searchpath("sharearray.core", package.cpath)
 if not path then
-  error("sharearray: the C core is not installed (run `make`, and `eval \"$(make -s env)\"`):" .. tried, 0)
+  error("sharearray: its C core, sharearray/core.so, is not found: set LUA_CPATH to \"$PREFIX/lib/lua/5.1/?.so;;\" for "
+    .. "the PREFIX it is installed to; in a checkout run `make`, and `eval \"$(make -s env)\"`:" .. tried, 0)
 end
 
 -- Pinned for the life of the process: at an error exit LuaJIT may unload a library before the last

@@ -2,6 +2,8 @@
 -- Names and meanings are those of the Python package where it has them.
 -- @module sharearray.options
 
+local bit = require "bit"
+
 local M = {}
 
 local PREFIX_MAX = 245 -- a file name has 255 at most, "<id>.npy.lock" 10 at least
@@ -62,8 +64,10 @@ end
 -- A string, because Lua has no octal literals: mode = 440 would be 0670.
 function checks.mode(value)
   local mode = type(value) == "string" and value:match("^[0-7]+$") and tonumber(value, 8)
-  if not mode or mode >= 512 then
-    return nil, 'permission bits as a string of octal digits, as in mode = "0440"'
+  -- 0400 and 0022
+  if not mode or mode >= 512 or bit.band(mode, 256) == 0 or bit.band(mode, 18) ~= 0 then
+    return nil, 'permission bits as a string of octal digits, of which the owner may read and nobody else write, '
+      .. 'as in mode = "0440"'
   end
   return mode
 end
