@@ -140,6 +140,13 @@ static uint32_t mark_of(const char *id, uint32_t done, uint32_t number) {
   return (hash_of(id) & ~(DONE | NUMBER)) | done | (number & NUMBER);
 }
 
+void sa_changes_begun(sharearray_store *store, const char *id) {
+  unsigned slot = slot_of(id);
+  sa_changes_look(store);
+  uint32_t mark = atomic_load(&store->page->slots[slot].mark);
+  if (mark == mark_of(id, DONE, mark)) atomic_compare_exchange_strong(&store->page->slots[slot].mark, &mark, 0);
+}
+
 void sa_changes_published(sharearray_store *store, const char *id) {
   unsigned slot = slot_of(id);
   uint32_t counter = atomic_fetch_add(&store->page->slots[slot].counter, 1) + 1;
@@ -172,9 +179,9 @@ static bool is_watched(uint32_t mark, uint32_t mine, const char *id) {
   return mark != mine && (mark & ~NUMBER) == (now & ~NUMBER) && ((now - mark) & NUMBER) < 2 * SA_RECHECK;
 }
 
-/* Whether a builder of the id has published, and removed its lock, after the counter stood at `seen`: its mark has the
- * counter that it left, which has gone on since if others of the slot changed. */
-static bool is_published(const sharearray_store *store, unsigned slot, const char *id, uint32_t seen) {
+/* Its mark has the counter that the builder left, which has gone on since if others of the slot changed. */
+bool sa_changes_are_published(const sharearray_store *store, const char *id, uint32_t seen) {
+  unsigned slot = slot_of(id);
   uint32_t mark = atomic_load(&store->page->slots[slot].mark);
   uint32_t now = atomic_load(&store->page->slots[slot].counter);
   uint32_t since = (mark - seen) & NUMBER;
@@ -190,11 +197,11 @@ static void stop_watching(sharearray_store *store, unsigned slot, uint32_t mine)
 /* While the counter stands still, all that a full look could find is that our builder has died. Of hundreds
  * of waiters one looks for that, every SA_RECHECK. The others see by its marks that it still does, and look
  * themselves now and then, as the page may lie. */
-bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
+void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
   unsigned slot = slot_of(id);
   const uint32_t *counter = (const uint32_t *)&store->page->slots[slot].counter;
   uint32_t mine = 0;
-  bool watched = false, doubt = false;
+  bool doubt = false;
   double bound = ticket->recheck / 1e3;
   while (seconds > 0) {
     if (seconds < bound) bound = seconds;
@@ -202,7 +209,7 @@ bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_t
     /* EAGAIN: it changed already. EINTR goes back too, so that Lua can see the signal. */
     if (sys.futex(counter, FUTEX_WAIT, ticket->seen, &timeout) == 0 || errno != ETIMEDOUT) break;
     if (!store->page_ino || ticket->recheck != SA_RECHECK) break;
-    watched = is_watched(atomic_load(&store->page->slots[slot].mark), mine, id);
+    bool watched = is_watched(atomic_load(&store->page->slots[slot].mark), mine, id);
     int lock = !watched || doubt ? sa_lock_state(store, id) : SA_LOCK_LIVE;
     /* A builder that was killed between its unlink and its wake. */
     if (lock == SA_LOCK_NONE) wake(store, slot, INT_MAX);
@@ -214,11 +221,6 @@ bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_t
     bound = (watched ? WATCHED : SA_RECHECK) / 1e3;
   }
   stop_watching(store, slot, mine);
-  return is_published(store, slot, id, ticket->seen);
-}
-
-void sharearray_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds) {
-  sa_changes_wait(store, id, ticket, seconds);
 }
 
 /* Milliseconds of the wall clock, as far as 32 bits go: seven weeks. Never 0. */

@@ -173,8 +173,10 @@ void sa_changes_look(sharearray_store *store);
 void sa_changes_bump(sharearray_store *store, const char *id);
 /* The same for a builder that has published and removed its lock, which it says; on the page as it was looked at last. */
 void sa_changes_published(sharearray_store *store, const char *id);
-/* sharearray_wait(). True if a builder of the id said that since the ticket was made. The page may lie. */
-bool sa_changes_wait(sharearray_store *store, const char *id, const sharearray_ticket *ticket, double seconds);
+/* Takes that word of the builder before it back, which must happen between the lock and the publication. */
+void sa_changes_begun(sharearray_store *store, const char *id);
+/* Whether a builder's word since the counter stood at `seen` is that its lock is gone. The page may lie. */
+bool sa_changes_are_published(const sharearray_store *store, const char *id, uint32_t seen);
 /* Takes back what sharearray_note_failure() noted of this id. */
 void sa_changes_succeeded(sharearray_store *store, const char *id);
 /* Seconds since the epoch. */

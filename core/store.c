@@ -134,6 +134,7 @@ static int build_new(sharearray_store *store, const char *id, const struct sa_pa
   sharearray_build *build = calloc(1, sizeof *build);
   if (!build) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   build->store = store;
+  sa_changes_begun(store, id);
   build->thread = pthread_self();
   build->lock = lock;
   build->refresh = build->replace = flags & SHAREARRAY_REFRESH;
@@ -214,6 +215,14 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
   return code;
 }
 
+/* What a builder published who has said that its lock is gone: else it may be dead beside an entry, and has to go. That
+ * is asked once more in the end, since it may be the entry of another builder by then, who has taken the word back. */
+static bool take_published(sharearray_store *store, const char *id, uint32_t seen, const char *path,
+                           struct sa_map *blank) {
+  return sa_changes_are_published(store, id, seen) && sa_entry_take(store, path, blank) &&
+         sa_changes_are_published(store, id, seen);
+}
+
 int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket, double seconds,
                      const sharearray_blank *blanks, uint32_t count, const uint8_t *sealed, sharearray_map **map,
                      char *message) {
@@ -221,10 +230,10 @@ int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sh
   int code = sa_names(store, id, &paths, message);
   if (code) return code;
   struct sa_map *blank = sa_map_blank(paths.entry);
-  /* A builder that is done has said that its lock is gone: else it may be dead beside an entry, and goes now. */
-  bool published = sa_changes_wait(store, id, ticket, seconds);
+  uint32_t seen = ticket->seen;
+  sharearray_wait(store, id, ticket, seconds);
   *ticket = new_ticket(store, id);
-  if (published && blank && !(flags & SHAREARRAY_REFRESH) && sa_entry_take(store, paths.entry, blank)) {
+  if (blank && !(flags & SHAREARRAY_REFRESH) && take_published(store, id, seen, paths.entry, blank)) {
     *map = &blank->public;
   } else {
     if (blank) sharearray_unref(&blank->public);

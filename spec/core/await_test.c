@@ -69,9 +69,9 @@ static struct builder start_builder(const char *id, bool bundle) {
     sharearray_build_delete(build);
     _exit(0);
   }
+  close(ready[1]);
   CHECK(read(ready[0], &byte, 1) == 1);
   close(ready[0]);
-  close(ready[1]);
   close(told[0]);
   return (struct builder){child, told[1]};
 }
@@ -273,17 +273,22 @@ static int lock_and_change_another(int fd, int command, struct flock *range) {
   return fcntl(fd, command, range);
 }
 
-/* Waits beside a builder that is killed so, and has the view all the same; whether the lock is still there. */
-static bool leaves_the_lock(const char *id, void (*event)(void)) {
-  struct sa_sys kept = sys;
+/* Waits, and has the view; whether a lock is there after that. */
+static bool leaves_the_lock_of(const char *id, void (*event)(void)) {
   sharearray_map *map = NULL;
   char lock[128];
   snprintf(lock, sizeof lock, "%s/%s.npy.lock", directory, id);
-  sys.unlink = unlink_or_die;
   CHECK(await_event(id, false, 0, event, &map) == SHAREARRAY_FILLED + 1);
-  sys.unlink = kept.unlink;
   sharearray_release(&row, sizeof row);
   return access(lock, F_OK) == 0;
+}
+
+/* The same beside a builder that is killed so. */
+static bool leaves_the_lock(const char *id, void (*event)(void)) {
+  sys.unlink = unlink_or_die;
+  bool left = leaves_the_lock_of(id, event);
+  sys.unlink = unlink;
+  return left;
 }
 
 static void dead_lock_is_removed_whatever_else_changes(void) {
@@ -310,6 +315,53 @@ static void kill_beside_its_lock_and_publish_another(void) {
 
 static void dead_lock_is_removed_although_another_builder_is_done(void) {
   CHECK(!leaves_the_lock("beside", kill_beside_its_lock_and_publish_another));
+}
+
+static int (*plain_open)(const char *path, int flags, mode_t mode);
+
+/* The builder is done, and the next one of the id, which was free again, is killed beside its lock. */
+static void let_the_next_one_die(void) {
+  CHECK(sharearray_remove(store, awaited_id, message) == 1);
+  sys.unlink = unlink_or_die;
+  awaited = start_builder(awaited_id, false);
+  kill_beside_its_lock();
+  sys.unlink = unlink;
+}
+
+static void publish_and_let_the_next_one_die(void) {
+  publish_now();
+  let_the_next_one_die();
+}
+
+static int open_with_event(const char *path, int flags, mode_t mode) {
+  if (ends_with(path, ".npy")) {
+    sys.open = plain_open;
+    kill_beside_its_lock();
+  }
+  return plain_open(path, flags, mode);
+}
+
+/* The same, but that the next builder begins when the waiter is about to open the entry; a process there is before. */
+static void publish_and_let_the_next_one_die_later(void) {
+  int told[2];
+  char byte;
+  publish_now();
+  CHECK(pipe(told) == 0);
+  awaited = (struct builder){fork(), told[1]};
+  if (awaited.child == 0) {
+    if (read(told[0], &byte, 1) != 1 || sharearray_remove(store, awaited_id, message) != 1) _exit(1);
+    sys.unlink = unlink_or_die;
+    publish_as(awaited_id);
+    _exit(1);
+  }
+  close(told[0]);
+  plain_open = sys.open;
+  sys.open = open_with_event;
+}
+
+static void dead_lock_of_the_next_builder_is_removed(void) {
+  CHECK(!leaves_the_lock_of("next", publish_and_let_the_next_one_die));
+  CHECK(!leaves_the_lock_of("late", publish_and_let_the_next_one_die_later));
 }
 
 static void kill_beside_its_lock_and_interrupt(void) {
@@ -344,6 +396,7 @@ int main(void) {
   RUN(dead_lock_is_removed_whatever_else_changes);
   RUN(dead_lock_is_removed_although_an_earlier_builder_was_done);
   RUN(dead_lock_is_removed_although_another_builder_is_done);
+  RUN(dead_lock_of_the_next_builder_is_removed);
   RUN(who_is_interrupted_looks_at_the_lock);
   RUN(who_saw_that_the_builder_is_dead_removes_the_lock);
   sharearray_store_delete(store);
