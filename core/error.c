@@ -1,10 +1,12 @@
-/* Failures: a code for programs and a line for people. */
+/* Failures: a code for programs and a line for people; and what would be worse than one, another ABI. */
 #include "internal.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+int sharearray_abi(void) { return SHAREARRAY_ABI; }
 
 const char *sharearray_code(int code) {
   switch (code) {

@@ -55,9 +55,13 @@ extern "C" {
 #define SHAREARRAY_API __attribute__((visibility(SHAREARRAY_VISIBILITY)))
 
 enum {
+  SHAREARRAY_ABI = 1,        /* one more whenever a function or a struct here is no longer what it was */
   SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */
   SHAREARRAY_MAXDIMS = 32    /* NumPy's own limit before 2.0 */
 };
+
+/* SHAREARRAY_ABI as the library was compiled with, which may be another one than the caller. */
+SHAREARRAY_API int sharearray_abi(void);
 
 /* What a step of the protocol asks of the caller. */
 enum {

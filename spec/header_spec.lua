@@ -34,6 +34,25 @@ describe("cdefs.lua", function()
     assert.is_true(used > 20)
   end)
 
+  -- As between the two there are versions, when one is installed over the other under a process.
+  it("raises where the core is of another version, and so does library.lua", function()
+    local machine = require "support.machine"
+    local loaded = [[
+      local text = io.open("lua/sharearray/%s.lua"):read "*a":gsub("%s", "%s")
+      %s
+      package.preload["sharearray.%s"] = loadstring(text)
+      print(pcall(require, "sharearray.cdefs"))
+    ]]
+    for name, change in pairs { library = { "SHAREARRAY_ABI = %d", "SHAREARRAY_ABI = 77", "" },
+      cdefs = { "check%(%d%)", "check(77)", 'assert(require "sharearray")' } } do
+      local said = machine.shell(("%s - <<'END'\n%s\nEND"):format(machine.luajit,
+        loaded:format(name, change[1], change[2], change[3], name)))
+      assert.truthy(said:find "^false\tsharearray: %S+ is of another version than the Lua modules: restart", said)
+    end
+    local number = tonumber(io.open("lua/sharearray/cdefs.lua"):read "*a":match "library.check%((%d+)%)")
+    assert.equal(require("sharearray.cdefs").C.SHAREARRAY_ABI, number)
+  end)
+
   it("finds every declared function in the library", function()
     local cdefs = require "sharearray.cdefs"
     local count = 0

@@ -88,6 +88,9 @@ const sharearray_member *sharearray_import_members(const sharearray_import *impo
 void sharearray_import_delete(sharearray_import *import);
 ]]
 
+-- This file may be read long after library.lua was.
+library.check(1)
+
 -- As in library.lua, once in the process.
 if not pcall(ffi.typeof, "sharearray_info") then ffi.cdef(declarations) end
 

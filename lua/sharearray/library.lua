@@ -5,9 +5,11 @@ local ffi = require "ffi"
 
 local declarations = [[
 enum {
+  SHAREARRAY_ABI = 1,
   SHAREARRAY_MESSAGE = 1024,
   SHAREARRAY_MAXDIMS = 32
 };
+int sharearray_abi(void);
 enum {
   SHAREARRAY_READY = 0,
   SHAREARRAY_BUILD = 1,
@@ -125,4 +127,18 @@ ffi.cdef 'void *sharearray_dlopen(const char *filename, int flags) __asm__("dlop
 local RTLD_LAZY, RTLD_NODELETE = 0x1, 0x1000
 pcall(function() return ffi.C.sharearray_dlopen(path, RTLD_LAZY + RTLD_NODELETE) end)
 
-return { C = ffi.load(path), declarations = declarations }
+local C = ffi.load(path)
+
+-- Called with another signature than it has, a function of C's does anything.
+local function abi() return C.sharearray_abi() end
+
+--- Raises where the core is another version's: one or the other was installed while a process ran, or not at all.
+local function check(expected)
+  local found, number = pcall(abi)
+  if found and number == expected then return end
+  error(("sharearray: %s is of another version than the Lua modules: restart what ran while they were installed, "
+    .. "or install them again"):format(path), 0)
+end
+check(C.SHAREARRAY_ABI)
+
+return { C = C, declarations = declarations, check = check }
