@@ -92,7 +92,7 @@ int sa_map_read(struct sa_map *map, char *message) {
 }
 
 int sharearray_private(uint64_t bytes, sharearray_map **out, char *message) {
-  struct sa_map *map;
+  struct sa_map *map = NULL;
   int code = map_new(PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, bytes ? bytes : 1, &map, message);
   if (code == 0) *out = &map->public;
   return code;

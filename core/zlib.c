@@ -53,7 +53,7 @@ int sa_zlib(const struct sa_zlib **out, char *message) {
   if (!zlib) zlib = load();
   if (!zlib) {
     const char *problem = dlerror();
-    return sa_fail(message, SHAREARRAY_EIO, "zlib cannot be loaded (Debian: install zlib1g): %s",
+    return sa_fail(message, SHAREARRAY_EIO, "zlib cannot be loaded: %s (Debian's package is zlib1g)",
                    problem ? problem : "out of memory");
   }
   /* Two threads may be the first. */
@@ -66,7 +66,7 @@ int sa_zlib(const struct sa_zlib **out, char *message) {
 }
 
 int sharearray_crc32(const void *bytes, uint64_t size, uint32_t *crc, char *message) {
-  const struct sa_zlib *zlib;
+  const struct sa_zlib *zlib = NULL;
   int code = sa_zlib(&zlib, message);
   if (code == 0) *crc = (uint32_t)zlib->crc32_z(*crc, bytes, (size_t)size);
   return code;

@@ -74,6 +74,8 @@ describe("sum and dot", function()
 
   it("hold more than an element can", function()
     assert.equal(255 * 1000, filled("uint8", 1000, function() return 255 end):sum())
+    local most = filled("uint32", 1, function() return 2 ^ 32 - 1 end)
+    assert.equal((2 ^ 32 - 1) ^ 2, most:dot(most)) -- more than an int64 holds
     assert.equal(-128 * 128 * -1000, (filled("int8", 1000, function() return -128 end)):dot(
       filled("int8", 1000, function() return -128 end)))
     assert.equal(2 ^ 24 + 100, filled("float32", 101, function(i) return i == 0 and 2 ^ 24 or 1 end):sum())

@@ -297,6 +297,7 @@ function Drafts:arrays(spec)
     return entry
   end)
   if #leaves == 0 then error("alloc: a table of arrays has none in it", 0) end
+  M.crc32(self.id, 0, nil, 0) -- without zlib it is refused now, not when all of it is built
   arrange(leaves)
   local members = plan(self, leaves)
   local draft, map = mapped_draft(self, end_of(members, #leaves))

@@ -16,9 +16,8 @@ local real, integer = ffi.new("double[1]"), ffi.new("uint64_t[1]")
 -- What the core left in `real` or `integer`, as an element of the dtype would be.
 local function result_of(dtype)
   if dtype.kind == "f" then return real[0] end
-  if dtype.kind == "i" and dtype.itemsize == 8 then return ffi.cast("int64_t", integer[0]) end
-  if dtype.itemsize == 8 then return integer[0] end
-  return tonumber(ffi.cast("int64_t", integer[0])) -- exact up to 2^53
+  local whole = dtype.kind == "i" and ffi.cast("int64_t", integer[0]) or integer[0]
+  return dtype.itemsize == 8 and whole or tonumber(whole) -- exact up to 2^53
 end
 
 local function refuse(dtype)
