@@ -51,10 +51,8 @@ describe("the Makefile", function()
   it("installs what a program needs", function()
     run [[make -s -C "$root" install DESTDIR=$PWD/tmp PREFIX=/usr/local]]
     assert.equal("./include\n./include/sharearray.h\n", run "cd tmp/usr/local; find ./include | sort")
-    assert.equal(run [[cd "$root"/lua; (find sharearray -type f; echo sharearray/startup.lua) | sort]], run [[
-      cd tmp/usr/local/share/lua/5.1
-      (find sharearray -type f -name '*.lua'
-      sed -n 's/^modules."sharearray.\(.*\)"] = .*/sharearray\/\1.lua/p' sharearray/startup.lua) | sort]])
+    assert.equal(run [[cd "$root"/lua; (find sharearray -type f; echo sharearray/startup.lua) | sort]],
+      run "cd tmp/usr/local/share/lua/5.1; find sharearray -type f -not -name '*.bytecode' | sort")
     local output = run(use .. [[
       LUA_PATH="$PWD/tmp/usr/local/share/lua/5.1/?.lua;$PWD/tmp/usr/local/share/lua/5.1/?/init.lua;;" \
       LUA_CPATH="$PWD/tmp/usr/local/lib/lua/5.1/?.so;;" "$luajit" use.lua $PWD/shm
@@ -141,10 +139,13 @@ END
       assert.equal(BYTECODE, run(functions .. "use"))
     end)
 
-    it("and says what is wrong with a source that was changed", function()
+    it("and says what is wrong with a source that was changed, or cut off", function()
       local said, done = sh(program .. "echo end >>$share/sharearray/startup.lua; use")
       assert.is_false(done)
-      assert.truthy(said:find("sharearray/startup.lua:%d+: .* expected near 'end'"), said)
+      assert.truthy(said:find "sharearray: /%S+/startup.lua cannot be used %(.*near 'end'%): install the library", said)
+      said, done = sh(functions .. [[sed -i '/^modules."sharearray.place/,$d' $share/sharearray/startup.lua; use]])
+      assert.is_false(done)
+      assert.truthy(said:find "sharearray: /%S+/startup.lua cannot be used %(it is cut off%): install the lib", said)
     end)
 
     it("and the classes of the usual views, whose text is not read then", function()
@@ -208,7 +209,7 @@ END
     end)
 
     it("and takes the source when that has changed, until the next installation", function()
-      local change = "sed -i s/closings/closinks/ $share/sharearray/*.lua\n" -- of the same size
+      local change = "sed -i s/closings/closinks/ $share/sharearray/startup.lua\n" -- of the same size
       assert.equal(SOURCE, uses(change))
       assert.equal(SOURCE, uses [[ # of the same time
         cp -p $share/sharearray/startup.lua startup.lua
@@ -219,10 +220,53 @@ END
     end)
 
     -- Packages are made reproducible by taking back the times of what is newer than its sources.
-    it("with the time of the newest of them", function()
-      assert.equal("7\tstartup.bytecode\t13\n", uses [[
+    it("with the time of the newest of them, or the one that packagers set", function()
+      assert.equal(BYTECODE, uses [[
         newest=$(ls -t "$root"/lua/sharearray/*.lua | head -1)
         find tmp -newer $newest -exec touch -r $newest {} +]])
+      assert.equal(BYTECODE, uses [[
+        export SOURCE_DATE_EPOCH=1700000000
+        install
+        touch -d @$SOURCE_DATE_EPOCH epoch
+        find tmp -newer epoch -exec touch -r epoch {} +]])
+    end)
+
+    it("and finds the place by any spelling of it", function()
+      assert.equal(BYTECODE, uses "share=$PWD/tmp//share/lua/5.1")
+    end)
+
+    it("and leaves them to who puts another version over it", function()
+      assert.equal(APART, uses [[cp -R "$root"/lua/sharearray $share]])
+    end)
+
+    it("and not what LUA_INIT loads, nor in the place of what the program has", function()
+      assert.equal(BYTECODE, uses [[export LUA_INIT='require "sharearray.array"'; install; unset LUA_INIT]])
+      assert.equal("mine\ttrue\n", run(functions .. [[
+        cat >program.lua <<'END'
+        local function mine() return { new = function() return "mine" end } end
+        package.preload["sharearray.facade"] = mine
+        print(require "sharearray", package.preload["sharearray.facade"] == mine)
+END
+        use
+      ]]))
+    end)
+
+    it("while others install and start it", function()
+      assert.equal("0\n0\n0\n", run(program .. [[
+        (for i in 1 2 3; do install LUAJIT=no-luajit; install; done) >/dev/null & first=$!
+        (for i in 1 2 3 4 5 6; do install; done) >/dev/null & second=$!
+        failed=0 started=0
+        while kill -0 $first 2>/dev/null || kill -0 $second 2>/dev/null; do
+          use >said 2>&1 || { failed=$((failed + 1)); cat said >&2; }
+          started=$((started + 1))
+        done
+        wait $first; echo $?
+        wait $second; echo $?
+        [ $started -gt 20 ]
+        echo $failed
+      ]]))
+      assert.equal("0\n", run(functions .. "install; find tmp -name '*.new' | wc -l"))
+      assert.equal(BYTECODE, run(functions .. "use"))
     end)
 
     it("with the lines that both forms have", function()
@@ -256,11 +300,16 @@ END
       assert.equal("7 startup.lua", body)
     end)
 
-    it("for what is required by itself, too", function()
-      assert.equal("true\ttrue\n", run(program .. [[
+    it("and leaves stubs for who requires one by itself", function()
+      assert.equal(("true"):rep(6, "\t") .. "\n", run(program .. [[
         cat >program.lua <<'END'
+        require("sharearray.lazy").all()
         local directory, redis = require "sharearray.origin.directory", require "sharearray.origin.redis"
-        print(directory.new ~= nil, redis.new ~= nil)
+        local view, sharearray = require "sharearray.view", require "sharearray"
+        local x = sharearray.array { 7 }
+        package.loaded["sharearray.view"] = nil
+        local other = require "sharearray.view"
+        print(directory.new ~= nil, redis.new ~= nil, view.is(x), other ~= view, not other.is(x), x(0) == 7)
 END
         use
       ]]))

@@ -9,7 +9,7 @@
 --   float32-2.bytecode    and so on: the functions of a class of views in C order, neither wide nor writable, as
 --                         sharearray.template has them; and behind them "complete"
 --
--- See .ci/startup, which makes them. A checkout has neither those nor startup.lua.
+-- See .ci/startup, which makes them, and leaves stubs in the place of the modules. A checkout has none of that.
 -- @module sharearray.bytecode
 
 local ffi = require "ffi"
@@ -43,7 +43,7 @@ local template
 -- @return modules, or nil
 function bytecode.checked(modules, folder, place, name, startup, of_template)
   local found, fresh = pcall(has_stamp, folder .. "/startup.lua", startup[1], startup[2])
-  if folder ~= place or not found or not fresh then return nil end
+  if folder ~= place and folder:gsub("//+", "/") ~= place or not found or not fresh then return nil end
   own, template = folder .. "/" .. name, { folder .. "/template.lua", of_template[1], of_template[2] }
   modules["sharearray.bytecode"] = function() return bytecode end -- this one, which knows
   return modules
@@ -57,7 +57,7 @@ function bytecode.class(dtype, ndim)
   local file = own and has_stamp(template[1], template[2], template[3])
     and io.open(("%s/%s-%d.bytecode"):format(own, dtype, ndim), "rb")
   if not file then return nil end
-  local text = file:read "*a":match "^(.*)complete$"
+  local text = (file:read "*a" or ""):match "^(.+)complete$" -- nil: of a directory
   file:close()
   return text and loadstring(text, ("=sharearray(%s,%d)"):format(dtype, ndim))
 end

@@ -16,9 +16,9 @@ if not pcall(require, "ffi") then error("sharearray needs LuaJIT, for its FFI; t
 local pause = collectgarbage "isrunning" and collectgarbage "count" < 1024
 if pause then collectgarbage "stop" end
 
--- `make install` joins the modules that are loaded here to one file and compiles that, see sharearray.bytecode; in a
--- checkout they are files of their own. This file is compiled at each start: the shorter, the better.
-local folder = debug.getinfo(1, "S").source:match "^@(.*)/"
+-- `make install` joins the modules that every process loads to one file, compiles that, and sets this: see
+-- sharearray.bytecode. This file is compiled at each start: the shorter, the better.
+local JOINED = false
 
 -- Behind the end of bytecode that is cut off LuaJIT would read on. What it ends with is the name of a variable, and how
 -- far that goes.
@@ -29,24 +29,25 @@ local function is_whole(path)
   return tail and tail:find "complete%z[^%z]+%z%z$"
 end
 
-local modules, problem
-if folder then
+local function joined(folder)
   local path = ("%s/%s-%s/startup.bytecode"):format(folder, jit.version:gsub(" ", "-"), jit.arch)
   local chunk = is_whole(path) and loadfile(path)
-  modules = chunk and chunk(folder)
-  if not modules then
-    chunk, problem = loadfile(folder .. "/startup.lua")
-    modules = chunk and chunk()
-  end
+  local modules = chunk and chunk(folder)
+  if modules then return modules end
+  local source, problem = loadfile(folder .. "/startup.lua")
+  modules = source and source()
+  if modules then return modules end
+  error(("sharearray: %s/startup.lua cannot be used (%s): install the library again"):format(folder,
+    problem or "it is cut off"), 0)
 end
-if problem and not problem:find "^cannot open" then error(problem, 0) end
-local preload = package.preload
-for name, chunk in pairs(modules or {}) do preload[name] = preload[name] or chunk end
+
+local modules, preload = JOINED and joined(debug.getinfo(1, "S").source:match "^@(.*)/") or {}, package.preload
+for name, chunk in pairs(modules) do preload[name] = preload[name] or chunk end
 
 local found, facade = pcall(require, "sharearray.facade")
 if pause then collectgarbage("restart", -1) end
 -- They are loaded. Whoever takes them out of package.loaded, to load another version, gets that one.
-for name, chunk in pairs(modules or {}) do
+for name, chunk in pairs(modules) do
   if preload[name] == chunk then preload[name] = nil end
 end
 if not found then error(facade, 0) end

@@ -15,7 +15,7 @@
 local ngx = ngx
 if not ngx then error('sharearray.resty is for nginx; elsewhere it is require "sharearray"', 0) end
 
-require "sharearray" -- first: it knows where the others are, see sharearray.bytecode
+require "sharearray" -- first: what is joined is loaded at once then, see sharearray.bytecode
 local ffi = require "ffi"
 local build = require "sharearray.build"
 local builders = require "sharearray.builders"

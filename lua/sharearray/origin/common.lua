@@ -1,7 +1,7 @@
 --- What the origins of this library share: their options' checks, and random tokens.
 -- @module sharearray.origin.common
 
-require "sharearray" -- who loads an origin first: it knows where other modules are, see sharearray.bytecode
+require "sharearray" -- who loads an origin first has what is joined at once then, see sharearray.bytecode
 
 local M = {}
 
