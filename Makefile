@@ -172,7 +172,7 @@ install: all ## install to DESTDIR/PREFIX (/usr/local)
 	for file in $(lua_files); do put 644 "$$file" "share/lua/5.1/$${file#lua/}"; done; \
 	for file in $(commands); do put 755 "$$file" "$$file"; done; \
 	umask 022; $(here) LUA_INIT= $(LUAJIT) .ci/startup "$$to/$$modules" "$$prefix/$$modules" || \
-	  echo 'without bytecode for $(LUAJIT): a process starts 0.9 ms slower'
+	  echo 'without bytecode for $(LUAJIT): each start takes longer'
 
 say = $(if $(findstring s,$(filter-out -%,$(firstword $(MAKEFLAGS)))),:,echo)
 
