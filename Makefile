@@ -166,7 +166,12 @@ model: ## check the protocol of lock and publication with spin, and that spin fi
 # Programs may start meanwhile: each file gets its name when it is complete. Sources keep their times.
 install: all ## install to DESTDIR/PREFIX (/usr/local)
 	@set -e; prefix='$(PREFIX)' && prefix=$${prefix%/}; to='$(DESTDIR)'$$prefix; modules=share/lua/5.1/sharearray; \
-	put() { $(say) "install $$to/$$3"; install -D -p -m "$$1" "$$2" "$$to/$$3.$$$$.new"; mv -f "$$to/$$3.$$$$.new" "$$to/$$3"; }; \
+	new=; trap 'rm -f "$$new"' EXIT; trap 'exit 130' HUP INT TERM; \
+	put() { \
+	  ! [ "$$2" -ef "$$to/$$3" ] || { echo "$$to/$$3 is this checkout's own: nothing more is installed" >&2; exit 1; }; \
+	  new="$$to/$$3.$$$$.new"; $(say) "install $$to/$$3"; \
+	  install -D -p -m "$$1" "$$2" "$$new"; mv -fT "$$new" "$$to/$$3"; \
+	}; \
 	put 644 core/sharearray.h include/sharearray.h; \
 	put 755 $(core) lib/lua/5.1/sharearray/core.so; \
 	for file in $(lua_files); do put 644 "$$file" "share/lua/5.1/$${file#lua/}"; done; \

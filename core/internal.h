@@ -173,7 +173,9 @@ void sa_changes_look(sharearray_store *store);
 void sa_changes_bump(sharearray_store *store, const char *id);
 /* The same for a builder that has published and removed its lock, which it says; on the page as it was looked at last. */
 void sa_changes_published(sharearray_store *store, const char *id);
-/* Takes that word of the builder before it back, which must happen between the lock and the publication. */
+/* Takes that word of the builder before it back, which must happen between the lock and the publication. One who is held
+ * up between its unlink and its word may say it later still: then a dead lock of the next one can stay beside its entry
+ * until the next look. */
 void sa_changes_begun(sharearray_store *store, const char *id);
 /* Whether a builder's word since the counter stood at `seen` is that its lock is gone. The page may lie. */
 bool sa_changes_are_published(const sharearray_store *store, const char *id, uint32_t seen);

@@ -60,6 +60,29 @@ describe("the Makefile", function()
     assert.equal("5\t" .. folder .. "/tmp/usr/local/share/lua/5.1/sharearray/init.lua\n", output)
   end)
 
+  it("installs nothing over the checkout, if that is where the modules are linked to", function()
+    local said, done = sh [[
+      mkdir -p checkout/build tmp/share/lua/5.1
+      cd "$root"
+      cp -Rp Makefile .ci bin core lua $OLDPWD/checkout
+      cp -Rp build/core build/lib $OLDPWD/checkout/build
+      cd $OLDPWD
+      ln -s $PWD/checkout/lua/sharearray tmp/share/lua/5.1/sharearray
+      make -s -C checkout install PREFIX=$PWD/tmp]]
+    assert.is_false(done)
+    assert.truthy(said:find("is this checkout's own: nothing more is installed", 1, true), said)
+    assert.equal("", run [[diff -r "$root"/lua checkout/lua; find checkout/lua -name '*.new']])
+  end)
+
+  it("leaves nothing half-installed where a directory is in the way", function()
+    local said, done = sh [[
+      mkdir -p tmp/bin/sharearray/x
+      make -s -C "$root" install PREFIX=$PWD/tmp]]
+    assert.is_false(done)
+    assert.truthy(said:find("tmp/bin/sharearray", 1, true), said)
+    assert.equal("", run "find tmp -name '*.new'")
+  end)
+
   describe("joins the modules that are always loaded, and compiles them", function()
     local functions = [[
       share=$PWD/tmp/share/lua/5.1
