@@ -74,7 +74,7 @@ describe("the Makefile", function()
     assert.equal("", run [[diff -r "$root"/lua checkout/lua; find checkout/lua -name '*.new']])
   end)
 
-  it("leaves nothing half-installed where a directory is in the way", function()
+  it("fails where a directory is in the way, and leaves no temporary file", function()
     local said, done = sh [[
       mkdir -p tmp/bin/sharearray/x
       make -s -C "$root" install PREFIX=$PWD/tmp]]

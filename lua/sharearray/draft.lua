@@ -50,12 +50,18 @@ end
 
 local crc_out = ffi.new("uint32_t[1]")
 
---- The CRC-32 `crc`, 0 to begin with, carried on over `size` bytes. Raises where zlib is not there.
-function M.crc32(id, crc, pointer, size)
+--- The CRC-32 `crc`, 0 to begin with, carried on over `size` bytes; or nil, message, code where zlib is not there.
+function M.try_crc32(crc, pointer, size)
   crc_out[0] = crc
   local code = C.sharearray_crc32(pointer, size, crc_out, message)
-  if code < 0 then M.refuse(id, code, message) end
+  if code < 0 then return nil, ffi.string(message), code end
   return crc_out[0]
+end
+
+--- The same, which refuses the build of `id` where zlib is not there.
+function M.crc32(id, crc, pointer, size)
+  local sum, problem, code = M.try_crc32(crc, pointer, size)
+  return sum or M.refuse(id, code, problem)
 end
 
 local Drafts = {}

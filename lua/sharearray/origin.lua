@@ -276,17 +276,15 @@ function Session:date(complete)
   self.version = to_string(version_out[0])
 end
 
-local crc_out = ffi.new("uint32_t[1]")
-
 -- The CRC-32 of the file; nil, message.
 local function sum(self, map)
   local crc, at, length = 0, 0, tonumber(map.length)
   while at < length do
     local size = math.min(PIECE, length - at)
-    crc_out[0] = crc
-    local code = C.sharearray_crc32(ffi.cast("const char *", map.base) + at, size, crc_out, message)
-    if code < 0 then return nil, ffi.string(message) end
-    crc, at = crc_out[0], at + size
+    local problem
+    crc, problem = draft.try_crc32(crc, ffi.cast("const char *", map.base) + at, size)
+    if not crc then return nil, problem end
+    at = at + size
     wait.breathe(self.settings)
     self:alive()
   end
