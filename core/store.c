@@ -34,7 +34,7 @@ static int check_options(const sharearray_options *options, struct stat *directo
 
 static char *join(const char *directory, const char *name) {
   char *path = directory && name ? malloc(strlen(directory) + 1 + strlen(name) + 1) : NULL;
-  if (path) sprintf(path, "%s/%s", directory, name);
+  if (path) stpcpy(stpcpy(stpcpy(path, directory), "/"), name);
   return path;
 }
 

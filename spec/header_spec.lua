@@ -21,17 +21,27 @@ describe("cdefs.lua", function()
   end)
 
   it("leaves what an attach takes to library.lua", function()
-    local declared = require("sharearray.library").declarations
+    local library = require "sharearray.library"
+    local declared = library.declarations
     local machine, used = require "support.machine", 0
-    for path in machine.shell("grep -l 'require(\"sharearray.library\")' lua/sharearray/*.lua"):gmatch "%S+" do
+    local modules = "$(ls lua/sharearray/*.lua | grep -v cdefs)"
+    for path in machine.shell("grep -lE 'require.{1,2}sharearray.library' " .. modules):gmatch "%S+" do
       for line in io.lines(path) do
-        for name in line:gmatch "%f[%w]C%.([%w_]+)" do
+        for name in line:gsub("cdefs%.C", "later"):gmatch "%f[%w]C%.([%w_]+)" do
           assert.truthy(declared:find("%f[%w]" .. name .. "%f[^%w_]"), path .. " takes " .. name)
           used = used + 1
         end
       end
     end
     assert.is_true(used > 20)
+    local numbers, C = 0, require("sharearray.cdefs").C
+    for name, value in pairs(library) do
+      if type(value) == "number" then
+        assert.equal(C["SHAREARRAY_" .. name], value)
+        numbers = numbers + 1
+      end
+    end
+    assert.is_true(numbers > 5)
   end)
 
   -- As between the two there are versions, when one is installed over the other under a process.
@@ -43,7 +53,7 @@ describe("cdefs.lua", function()
       package.preload["sharearray.%s"] = loadstring(text)
       print(pcall(require, "sharearray.cdefs"))
     ]]
-    for name, change in pairs { library = { "SHAREARRAY_ABI = %d", "SHAREARRAY_ABI = 77", "" },
+    for name, change in pairs { library = { "ABI = %d", "ABI = 77", "" },
       cdefs = { "check%(%d%)", "check(77)", 'assert(require "sharearray")' } } do
       local said = machine.shell(("%s - <<'END'\n%s\nEND"):format(machine.luajit,
         loaded:format(name, change[1], change[2], change[3], name)))

@@ -9,6 +9,34 @@ local library = require "sharearray.library"
 
 local declarations = [[
 enum {
+  SHAREARRAY_ABI = 1,
+  SHAREARRAY_MESSAGE = 1024,
+  SHAREARRAY_MAXDIMS = 32
+};
+enum {
+  SHAREARRAY_READY = 0,
+  SHAREARRAY_BUILD = 1,
+  SHAREARRAY_WAIT = 2,
+  SHAREARRAY_FILLED = 3
+};
+enum {
+  SHAREARRAY_EABSENT = -1,
+  SHAREARRAY_ENOSPACE = -2,
+  SHAREARRAY_ECORRUPT = -3,
+  SHAREARRAY_EUNTRUSTED = -4,
+  SHAREARRAY_EDENIED = -5,
+  SHAREARRAY_EUNSUPPORTED = -6,
+  SHAREARRAY_ERECURSIVE = -7,
+  SHAREARRAY_EIO = -8,
+  SHAREARRAY_EINVAL = -9
+};
+enum {
+  SHAREARRAY_GET = 1,
+  SHAREARRAY_REFRESH = 2,
+  SHAREARRAY_YIELDS = 4,
+  SHAREARRAY_FINAL = 8
+};
+enum {
   SHAREARRAY_STATE_READY = 0,
   SHAREARRAY_STATE_BUILDING = 1,
   SHAREARRAY_STATE_PARTIAL = 2,
@@ -42,6 +70,10 @@ typedef struct sharearray_blank {
 int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sharearray_ticket *ticket,
       double seconds, const sharearray_blank *blanks, uint32_t count, const uint8_t *sealed,
       sharearray_map **map, char *message);
+uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
+int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
+double sharearray_age(const sharearray_map *map);
+void sharearray_prefault(const sharearray_map *map);
 int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
 int sharearray_remove(sharearray_store *store, const char *id, char *message);
 int sharearray_ids(sharearray_store *store, char **ids, size_t *count, char *message);

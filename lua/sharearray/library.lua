@@ -3,36 +3,13 @@
 
 local ffi = require "ffi"
 
+-- What an attach takes of the header's enums, which LuaJIT would take as long to parse as half of all else here.
+local library = { ABI = 1, MESSAGE = 1024, EINVAL = -9 }
+library.READY, library.BUILD, library.WAIT, library.FILLED = 0, 1, 2, 3 -- what an attach returns
+library.GET, library.YIELDS = 1, 4 -- its flags
+
 local declarations = [[
-enum {
-  SHAREARRAY_ABI = 1,
-  SHAREARRAY_MESSAGE = 1024,
-  SHAREARRAY_MAXDIMS = 32
-};
 int sharearray_abi(void);
-enum {
-  SHAREARRAY_READY = 0,
-  SHAREARRAY_BUILD = 1,
-  SHAREARRAY_WAIT = 2,
-  SHAREARRAY_FILLED = 3
-};
-enum {
-  SHAREARRAY_EABSENT = -1,
-  SHAREARRAY_ENOSPACE = -2,
-  SHAREARRAY_ECORRUPT = -3,
-  SHAREARRAY_EUNTRUSTED = -4,
-  SHAREARRAY_EDENIED = -5,
-  SHAREARRAY_EUNSUPPORTED = -6,
-  SHAREARRAY_ERECURSIVE = -7,
-  SHAREARRAY_EIO = -8,
-  SHAREARRAY_EINVAL = -9
-};
-enum {
-  SHAREARRAY_GET = 1,
-  SHAREARRAY_REFRESH = 2,
-  SHAREARRAY_YIELDS = 4,
-  SHAREARRAY_FINAL = 8
-};
 typedef struct sharearray_store sharearray_store;
 typedef struct sharearray_build sharearray_build;
 typedef struct sharearray_options {
@@ -93,9 +70,6 @@ int sharearray_attach(sharearray_store *store, const char *id, uint32_t flags, s
       sharearray_map **map, sharearray_build **build, char *message);
 void sharearray_build_delete(sharearray_build *build);
 const uint32_t *sharearray_changes(const sharearray_store *store);
-uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
-int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
-double sharearray_age(const sharearray_map *map);
 int sharearray_settled(sharearray_store *store);
 double sharearray_clock(void);
 void sharearray_ref(sharearray_map *map);
@@ -103,7 +77,6 @@ void sharearray_unref(sharearray_map *map);
 void sharearray_release(void *holder, size_t size);
 void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits, const uint8_t *sealed,
       void *view);
-void sharearray_prefault(const sharearray_map *map);
 ]]
 
 -- Whoever takes our modules out of package.loaded (busted does) loads this file again, and the C types of a Lua state
@@ -133,12 +106,14 @@ local C = ffi.load(path)
 local function abi() return C.sharearray_abi() end
 
 --- Raises where the core is another version's: one or the other was installed while a process ran, or not at all.
-local function check(expected)
+function library.check(expected)
   local found, number = pcall(abi)
   if found and number == expected then return end
   error(("sharearray: %s is of another version than the Lua modules: restart what ran while they were installed, "
     .. "or install them again"):format(path), 0)
 end
-check(C.SHAREARRAY_ABI)
+library.check(library.ABI)
 
-return { C = C, declarations = declarations, check = check }
+library.C, library.declarations = C, declarations
+
+return library

@@ -11,7 +11,7 @@
 local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
 local view = require "sharearray.view"
-local C = require("sharearray.library").C
+local C = require("sharearray.cdefs").C
 
 local current, broken = C.sharearray_current, lifetime.broken
 

@@ -10,9 +10,9 @@
 
 local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local loop = require "sharearray.loop"
 local place_ = require "sharearray.place"
-local C = require("sharearray.library").C
 
 local build = lazy "sharearray.build"
 local builders = lazy "sharearray.builders"
@@ -21,15 +21,16 @@ local wait = lazy "sharearray.wait"
 
 local M = {}
 
+local C, GET, YIELDS = library.C, library.GET, library.YIELDS
+
 -- Interpreted code would look all these up, or parse them, at every call: those who waited for an array are woken
 -- together, and each of them runs this with cold caches.
-local READY, BUILD, WAIT, FILLED = C.SHAREARRAY_READY, C.SHAREARRAY_BUILD, C.SHAREARRAY_WAIT, C.SHAREARRAY_FILLED
-local GET = C.SHAREARRAY_GET
+local READY, BUILD, WAIT, FILLED = library.READY, library.BUILD, library.WAIT, library.FILLED
 local attach, remember = C.sharearray_attach, place_.remember
 local new_ticket = ffi.typeof("sharearray_ticket")
 local spare -- the ticket of an attach that is over. While one goes on, a finalizer may begin another.
 
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local message = ffi.new("char[?]", library.MESSAGE)
 local map_out = ffi.new("sharearray_map *[1]")
 local build_out = ffi.new("sharearray_build *[1]")
 
@@ -68,7 +69,7 @@ function M.obtain(self, id, source, flags)
   if me then
     -- Other coroutines of this thread go on while this one sleeps; it cannot wait for itself.
     if flags ~= GET and builders.is_recursive(place.path .. id, me) then return recursive(id) end
-    flags = flags + C.SHAREARRAY_YIELDS
+    flags = flags + YIELDS
   end
   local looked = loop.now()
   local step = attach(place.handle, id, flags, ticket, map_out, build_out, message)

@@ -6,17 +6,18 @@
 local ffi = require "ffi"
 local dtype = require "sharearray.dtype"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
 local view = require "sharearray.view"
-local C = require("sharearray.library").C
 
 local bundle = lazy "sharearray.bundle"
+local cdefs = lazy "sharearray.cdefs"
 
 local M = {}
 
-local whole = view.whole
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
+local C, whole = library.C, view.whole
+local message = ffi.new("char[?]", library.MESSAGE)
 local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
 local store_out = ffi.new("sharearray_store *[1]")
 
@@ -62,7 +63,7 @@ function M.open(settings, level)
   local options = ffi.new("sharearray_options", settings.shm_path, settings.prefix, settings.mode or -1,
     settings.owner or -1, uids, #trust)
   local code = C.sharearray_store_new(options, store_out, message)
-  if code == C.SHAREARRAY_EINVAL then error(ffi.string(message), level + 1) end
+  if code == library.EINVAL then error(ffi.string(message), level + 1) end
   if code < 0 then return nil, "sharearray: " .. ffi.string(message), ffi.string(C.sharearray_code(code)) end
   local handle = ffi.gc(store_out[0], delete_store)
   place = setmetatable({
@@ -161,7 +162,7 @@ function M.remember(store, id, map, layout, counter, looked)
     C.sharearray_unref(map)
     return self.tables[id] or known
   end
-  if store.settings.prefault then C.sharearray_prefault(map) end
+  if store.settings.prefault then cdefs.C.sharearray_prefault(map) end
   local value = whole(map, layout)
   local pin, of_bundle = value, nil
   if not value then

@@ -7,17 +7,17 @@
 -- @module sharearray.store
 
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local loop = require "sharearray.loop"
 local obtain = require "sharearray.obtain"
 local place_ = require "sharearray.place"
 local view = require "sharearray.view"
-local C = require("sharearray.library").C
 
 local build = lazy "sharearray.build"
 local options = lazy "sharearray.options"
 local warmup = lazy "sharearray.warmup"
 
-local type, valid_id = type, C.sharearray_valid_id
+local type, valid_id, GET = type, library.C.sharearray_valid_id, library.GET
 
 local M = {}
 
@@ -131,7 +131,7 @@ local function get_slowly(self, id, opts)
   if not place then return nil, text, code end
   local known = place:lookup(id)
   if known then return known end
-  return obtain.obtain(self, id, nil, C.SHAREARRAY_GET)
+  return obtain.obtain(self, id, nil, GET)
 end
 
 -- A user's loop that is compiled in the moment of a look at the file system would have that look in its
