@@ -36,6 +36,17 @@ describe("sum and dot", function()
     end)
   end
 
+  -- The core takes a MiB at a time, of each array.
+  it("are a loop's, of several MiB and a rest", function()
+    for dtype, n in pairs { uint8 = 2 ^ 21 + 2 ^ 19 + 77, float32 = 2 ^ 20 + 3, float64 = 2 ^ 17 + 2 ^ 16 + 33 } do
+      local function value(i) return i % 251 end
+      local x, y = filled(dtype, n, value), array.new(dtype, { n })
+      y[n - 1], y[n - 100], y[2 ^ 17] = 2, 3, 1
+      assert.equal(loop(n, value), x:sum())
+      assert.equal(2 * value(n - 1) + 3 * value(n - 100) + value(2 ^ 17), x:dot(y))
+    end
+  end)
+
   it("are the same in registers of every width that the processor has", function()
     local said = {}
     for i, without in ipairs { "", "-AVX512F", "-AVX512F,-AVX2" } do
