@@ -11,9 +11,8 @@
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22 /* Linux 5.14; EINVAL before */
-#define MADV_POPULATE_WRITE 23
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14; EINVAL before */
 #endif
 
 /* A line of mountinfo: "36 35 0:27 / /dev/shm rw,nosuid - tmpfs tmpfs rw,size=1g,huge=advise". */
@@ -65,8 +64,4 @@ void sa_huge_end(sharearray_draft *draft) {
   if (draft->window) sys.munmap(draft->window, (size_t)draft->bytes);
   draft->window = NULL;
   draft->windowless = true;
-}
-
-void sharearray_prefault(const sharearray_map *map) {
-  if (map->base != map) sys.madvise(map->base, (size_t)map->length, MADV_POPULATE_READ);
 }

@@ -49,5 +49,6 @@ struct sa_sys sys = {
     .munmap = munmap,
     .mprotect = mprotect,
     .madvise = madvise,
+    .mincore = mincore,
     .futex = sys_futex,
 };

@@ -39,6 +39,7 @@ struct sa_sys {
   int (*munmap)(void *address, size_t length);
   int (*mprotect)(void *address, size_t length, int protection);
   int (*madvise)(void *address, size_t length, int advice);
+  int (*mincore)(void *address, size_t length, unsigned char *pages);
   long (*futex)(const uint32_t *word, int operation, uint32_t value, const struct timespec *timeout);
 };
 

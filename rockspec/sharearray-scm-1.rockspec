@@ -38,6 +38,7 @@ build = {
         "core/name.c",
         "core/npy.c",
         "core/npz.c",
+        "core/prefault.c",
         "core/process.c",
         "core/python.c",
         "core/reduce.c",

@@ -95,6 +95,7 @@ CALL(int, rename, (const char *from, const char *to), from, to)
 CALL(int, unlink, (const char *path), path)
 CALL(int, mprotect, (void *address, size_t length, int protection), address, length, protection)
 CALL(int, madvise, (void *address, size_t length, int advice), address, length, advice)
+CALL(int, mincore, (void *address, size_t length, unsigned char *pages), address, length, pages)
 CALL(void *, mmap, (void *address, size_t length, int protection, int flags, int fd, off_t offset), address, length,
      protection, flags, fd, offset)
 

@@ -39,6 +39,7 @@ enum { SHORT = -1, ERRORS = 12 };
   CALL(munmap, 0)                                                                                                      \
   CALL(mprotect, ENOMEM, EACCES)                                                                                       \
   CALL(madvise, EINVAL, ENOMEM)                                                                                        \
+  CALL(mincore, EAGAIN, ENOMEM)                                                                                        \
   CALL(futex, EAGAIN, EINTR)
 
 #define NUMBER(call, ...) CALL_##call,
@@ -117,6 +118,7 @@ WRAP(int, lock, (int fd, int command, struct flock *range), fd, command, range)
 WRAP(int, lease, (int fd, int command, int argument), fd, command, argument)
 WRAP(int, mprotect, (void *address, size_t length, int protection), address, length, protection)
 WRAP(int, madvise, (void *address, size_t length, int advice), address, length, advice)
+WRAP(int, mincore, (void *address, size_t length, unsigned char *pages), address, length, pages)
 WRAP(long, futex, (const uint32_t *word, int operation, uint32_t value, const struct timespec *timeout), word,
      operation, value, timeout)
 
