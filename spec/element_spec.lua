@@ -120,12 +120,13 @@ describe("a dtype's elements", function()
   end)
 
   -- LuaJIT takes some NaNs for tagged values: nil, or a table at an address the file chooses.
+  local function reinterpret(words, name)
+    local x = array.array(words, "uint32")
+    local of = dtype.of(name)
+    return view.new(of, { x.nbytes / of.itemsize }, nil, view.pointer(x), view.map(x), false)
+  end
+
   it("with the bits of LuaJIT's type tags are NaN, in compiled code too", function()
-    local function reinterpret(words, name)
-      local x = array.array(words, "uint32")
-      local of = dtype.of(name)
-      return view.new(of, { x.nbytes / of.itemsize }, nil, view.pointer(x), view.map(x), false)
-    end
     local patterns = { 0xffffffff, 0xffc00001, 0xfff9ffff, 0xffc00000, 0x7fc00000, 0x7fffffff, 0xfffe0000, 0xffff7fff }
     local function all_nan(v, n)
       local found = 0
@@ -157,8 +158,53 @@ describe("a dtype's elements", function()
     assert.is_true(type(w(0).re) == "number" and w(0).re ~= w(0).re)
     assert.same({ 1, 1 }, { w(0).im, w(1).re })
     assert.is_true(type(w(1).im) == "number" and w(1).im ~= w(1).im)
-    local negative = reinterpret({ 0xff800000, 0xbf800000, 0x80000000 }, "float32")
-    assert.same({ -math.huge, -1, 0 }, negative:totable())
+    local infinite = reinterpret({ 0xff800000, 0xbf800000, 0x80000000, 0x7f800000 }, "float32")
+    assert.same({ -math.huge, -1, 0, math.huge }, infinite:totable())
+    infinite = reinterpret({ 0, 0xfff00000, 0, 0x7ff00000 }, "float64")
+    assert.same({ -math.huge, math.huge }, infinite:totable())
+  end)
+
+  -- A calculation sets the bit that makes a signalling NaN a quiet one, and a negation the sign: of neither may come
+  -- the bits of a tag.
+  it("stay NaN, whatever is calculated with them", function()
+    local floats, doubles = {}, {}
+    for _, sign in ipairs { 0, 0x80000000 } do
+      for _, mantissa in ipairs { 1, 2, 0xfff, 0x10000, 0x1fffff, 0x200000, 0x3fffff, 0x400000, 0x400001, 0x7fffff } do
+        floats[#floats + 1] = sign + 0x7f800000 + mantissa
+      end
+      for _, high in ipairs { 0, 1, 0x1ffff, 0x20000, 0x7ffff, 0x80000, 0x80001, 0xfffff } do
+        for _, low in ipairs { 1, 0x7fffffff, 0xffffffff } do
+          doubles[#doubles + 1], doubles[#doubles + 2] = low, sign + 0x7ff00000 + high
+        end
+      end
+    end
+    local calculated = {
+      function(x) return x end, function(x) return -x end, function(x) return x + 1 end,
+      function(x) return -(x * 2) end, function(x) return -x - 1 end, math.abs, math.sqrt, function(x) return -math.floor(x) end,
+    }
+    local function all_stay(v, get, n)
+      for i = 0, n - 1 do
+        for _, calculate in ipairs(calculated) do
+          local y = calculate(get(v, i))
+          assert(type(y) == "number" and y ~= y, ("%d: a %s"):format(i, type(y)))
+        end
+      end
+    end
+    local function call(v, i) return v(i) end
+    local function index(v, i) return v[i] end
+    local function number(v, i) return v:tonumber(i) end
+    local function real(v, i) return v(i).re end
+    local function imaginary(v, i) return v(i).im end
+    for _ = 1, 20 do -- interpreted, then compiled
+      for _, get in ipairs { call, index, number } do
+        all_stay(reinterpret(floats, "float32"), get, #floats)
+        all_stay(reinterpret(doubles, "float64"), get, #doubles / 2)
+      end
+      for _, get in ipairs { real, imaginary } do
+        all_stay(reinterpret(floats, "complex64"), get, #floats / 2)
+        all_stay(reinterpret(doubles, "complex128"), get, #doubles / 4)
+      end
+    end
   end)
 end)
 

@@ -16,8 +16,8 @@ double baseline_gather(const float *x, const int32_t *index, size_t count) {
   return sum;
 }
 
-/* With what a view's v(k(i)) makes sure of: that i and k(i) are inside, and that the float is no NaN whose bits
- * LuaJIT would take for another type. NaN for all of it. */
+/* With what a view's v(k(i)) makes sure of: that i and k(i) are inside, and that the float is no NaN, whose bits
+ * LuaJIT might take for another type. NaN for all of it. */
 double baseline_gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count) {
   double sum = 0;
   for (int32_t i = 0; i < count; i++) {
@@ -26,7 +26,7 @@ double baseline_gather_checked(const float *x, int32_t size, const int32_t *inde
     k = index[i];
     if (k < 0 || k >= size) return (double)NAN;
     memcpy(&bits, &x[k], sizeof bits);
-    if ((bits ^ INT32_MIN) > 0x7fc00000) return (double)NAN;
+    if ((bits & INT32_MAX) > 0x7f800000) return (double)NAN;
     sum += x[k];
   }
   return sum;
@@ -39,7 +39,7 @@ double baseline_gather_least(const float *x, uint32_t size, const int32_t *index
     uint32_t k = (uint32_t)index[i], bits;
     if (k >= size) return (double)NAN;
     memcpy(&bits, &x[k], sizeof bits);
-    if (bits > 0xffc00000) return (double)NAN;
+    if ((bits << 1) > 0xff000000) return (double)NAN;
     sum += x[k];
   }
   return sum;

@@ -75,7 +75,7 @@ function element.compile(spec, fail)
   local ct = ffi.typeof(struct(spec, tostring(element)))
   local mutable, constant = ffi.typeof(dtype.ctype .. " *"), ffi.typeof(dtype.constant .. " *")
   local finalizer = lifetime.finalizer(ffi.sizeof(ct))
-  local class = assert(chunk_of(spec))(type, tonumber, math.floor, bit.bxor, ffi.cast, nan,
+  local class = assert(chunk_of(spec))(type, tonumber, math.floor, bit.band, ffi.cast, nan,
     dtype.reader.make and dtype.reader.make(), spec.writable and dtype.writer, fail, ct, mutable, constant, map_p,
     int32_p, bytes_p, ref, spec.inner, lifetime.owners, lifetime.adopt, lifetime.lend, ffi.gc, finalizer)
   class.finalizer = finalizer
@@ -86,7 +86,7 @@ end
 --- A function that reads one element of the dtype, anywhere: `load(pointer)`.
 function element.load(dtype)
   local reader = dtype.reader
-  return assert(loadstring(template.load(reader), "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.bxor, ffi.cast,
+  return assert(loadstring(template.load(reader), "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.band, ffi.cast,
     nan, reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), int32_p)
 end
 

@@ -11,10 +11,11 @@ local lazy = require "sharearray.lazy"
 
 local convert = lazy "sharearray.convert"
 
--- The sign bit flipped, so that one signed comparison does the work of an unsigned one. Above the
--- limits lie the NaNs with the sign bit and a payload. For a double the high word decides.
-local FLOAT_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7fc00000"
-local DOUBLE_TAGGED = "bxor(bits[%s], -0x80000000) > 0x7ff80000"
+-- Every NaN, without its sign: one of the other sign is a negation away from those tags, and a signalling one is
+-- made quiet, which sets a bit more, by any calculation. For a double the high word decides: what has its payload in
+-- the low word alone stays below the tags, whatever happens to it.
+local FLOAT_TAGGED = "band(bits[%s], 0x7fffffff) > 0x7f800000"
+local DOUBLE_TAGGED = "band(bits[%s], 0x7fffffff) > 0x7ff00000"
 
 local element = "elements[k]"
 

@@ -35,7 +35,7 @@ end
 -- $VALUE is in brackets, as a call may be: a tail call would take the view, and with it perhaps the memory, away from
 -- what reads it.
 local TEMPLATE = [[
-local type, tonumber, floor, bxor, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
+local type, tonumber, floor, band, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
   ref, inner, owners, adopt, lend_to, gc, finalizer = ...
 
 local function make(map, sealed, elements$MAKE)
@@ -222,7 +222,7 @@ function template.class(spec)
 end
 
 local LOAD = [[
-local tonumber, bxor, cast, nan, read, constant, bits_p = ...
+local tonumber, band, cast, nan, read, constant, bits_p = ...
 return function(pointer)
   local k, elements, bits = 0, cast(constant, pointer), cast(bits_p, pointer)
   $GUARD
