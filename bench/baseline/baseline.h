@@ -37,6 +37,9 @@ double baseline_write(const char *path, const void *bytes, size_t size);
 double baseline_fill(const char *path, size_t count);
 /* The same with the reservation and the mapping inside of it. */
 double baseline_reserve_and_fill(const char *path, size_t count);
+/* A new file on a tmpfs with huge=advise, mapped with MADV_HUGEPAGE: copied into, or filled with floats. */
+double baseline_copy_huge(const char *path, const void *bytes, size_t size);
+double baseline_fill_huge(const char *path, size_t count);
 /* Reads one byte of each page. */
 double baseline_scan(const void *bytes, size_t size);
 

@@ -3,6 +3,7 @@
 #include "baseline.h"
 
 #include <fcntl.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -50,6 +51,38 @@ double baseline_fill(const char *path, size_t count) {
 double baseline_reserve_and_fill(const char *path, size_t count) {
   double start = baseline_now();
   float *x = reserve(path, count * sizeof *x);
+  if (x == MAP_FAILED) return -1;
+  fill(x, count);
+  double end = baseline_now();
+  munmap(x, count * sizeof *x);
+  return end - start;
+}
+
+/* A new file on a tmpfs with huge=advise, of which a mapping asks for huge pages. */
+static void *map_huge(const char *path, size_t bytes) {
+  int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
+  if (fd < 0) return MAP_FAILED;
+  void *x = MAP_FAILED;
+  if (ftruncate(fd, (off_t)bytes) == 0) x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (x != MAP_FAILED) madvise(x, bytes, MADV_HUGEPAGE);
+  close(fd);
+  unlink(path);
+  return x;
+}
+
+double baseline_copy_huge(const char *path, const void *bytes, size_t size) {
+  double start = baseline_now();
+  void *x = map_huge(path, size);
+  if (x == MAP_FAILED) return -1;
+  memcpy(x, bytes, size);
+  double end = baseline_now();
+  munmap(x, size);
+  return end - start;
+}
+
+double baseline_fill_huge(const char *path, size_t count) {
+  double start = baseline_now();
+  float *x = map_huge(path, count * sizeof *x);
   if (x == MAP_FAILED) return -1;
   fill(x, count);
   double end = baseline_now();

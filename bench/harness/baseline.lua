@@ -15,6 +15,8 @@ void baseline_wait_in(volatile double *board, int slot);
 double baseline_write(const char *path, const void *bytes, size_t size);
 double baseline_fill(const char *path, size_t count);
 double baseline_reserve_and_fill(const char *path, size_t count);
+double baseline_copy_huge(const char *path, const void *bytes, size_t size);
+double baseline_fill_huge(const char *path, size_t count);
 double baseline_scan(const void *bytes, size_t size);
 double baseline_sum(const float *x, size_t count);
 double baseline_gather(const float *x, const int32_t *index, size_t count);

@@ -36,7 +36,12 @@ local competitors = {
   { "numpy", function() return peer:ask("save", path .. ".npy") end },
 }
 local mounted, unmount = huge.mount(MEGABYTES + 64 .. "m")
-if mounted then competitors[4] = { "huge", publish(sharearray.new { shm_path = mounted }) } end
+if mounted then
+  competitors[4] = { "huge", publish(sharearray.new { shm_path = mounted }) }
+  competitors[5] = { "C huge", function()
+    return baseline.C.baseline_copy_huge(mounted .. "/baseline", data, count * 4)
+  end }
+end
 local samples = measure.rounds(measure.choose(9, 5), competitors)
 peer:stop()
 measure.row { work = WORK, against = "C: write(2) into a tmpfs file", ours = samples.ours, theirs = samples.C,
@@ -47,6 +52,10 @@ if mounted then
   unmount()
   measure.row { work = WORK .. ", on a tmpfs with huge=advise", against = "numpy.save on a plain one",
     ours = samples.huge, theirs = samples.numpy, unit = "s", ahead = 4 }
+  measure.row { work = WORK .. ", on a tmpfs with huge=advise", against = "C: mmap, MADV_HUGEPAGE, memcpy there",
+    ours = samples.huge, theirs = samples["C huge"], unit = "s" }
+  measure.row { work = WORK .. ", on a tmpfs with huge=advise: that C", against = "numpy.save on a plain one",
+    ours = samples["C huge"], theirs = samples.numpy, unit = "s" }
 else
   measure.skip(WORK .. ", on a tmpfs with huge=advise", unmount)
 end
