@@ -180,7 +180,8 @@ describe("a dtype's elements", function()
     end
     local calculated = {
       function(x) return x end, function(x) return -x end, function(x) return x + 1 end,
-      function(x) return -(x * 2) end, function(x) return -x - 1 end, math.abs, math.sqrt, function(x) return -math.floor(x) end,
+      function(x) return -(x * 2) end, function(x) return -x - 1 end, math.abs, math.sqrt,
+      function(x) return -math.floor(x) end,
     }
     local function all_stay(v, get, n)
       for i = 0, n - 1 do
