@@ -107,6 +107,9 @@ typedef struct sharearray_store sharearray_store;
 typedef struct sharearray_build sharearray_build;
 typedef struct sharearray_draft sharearray_draft;
 typedef struct sharearray_import sharearray_import;
+typedef struct sharearray_npy sharearray_npy;
+typedef struct sharearray_member sharearray_member;
+typedef struct sharearray_map sharearray_map;
 
 /* How a store is opened. Everything is copied. */
 typedef struct sharearray_options {
@@ -119,7 +122,7 @@ typedef struct sharearray_options {
 } sharearray_options;
 
 /* The header of an .npy file (NumPy format 1.0, 2.0, 3.0; numpy/lib/format.py). */
-typedef struct sharearray_npy {
+struct sharearray_npy {
   char order;            /* '<', '>' or '|' */
   char kind;             /* NumPy's kind: b i u f c M m S U V; V of structured types too */
   uint8_t version;       /* of the format: text is Latin-1 in 1 and 2, UTF-8 in 3 */
@@ -133,10 +136,10 @@ typedef struct sharearray_npy {
   uint32_t descr_length;
   uint32_t layout; /* dtype, dimension and width of the sizes in one number: arrays of one layout have views of one
                       struct. 0: none in C order of bool, integers, floats or complex numbers */
-} sharearray_npy;
+};
 
 /* A member of a bundle. */
-typedef struct sharearray_member {
+struct sharearray_member {
   const char *name;     /* UTF-8, no final NUL; in the mapping, or the writer's own */
   uint64_t offset;      /* of the content, from the start of the file, bytes: a multiple of 64 if we wrote it */
   uint64_t size;        /* of the content, bytes */
@@ -145,18 +148,18 @@ typedef struct sharearray_member {
   /* Of a member "*.npy" as sharearray_npz_read() has it, else NULL. Its offsets count from the start of the content. It
    * lives as long as the members do, and those whose headers are alike may share it. */
   const sharearray_npy *array;
-} sharearray_member;
+};
 
 /* Mapped memory, counted. The caller of a function that returns one owns one reference.
  * array.order is 0 as long as the memory may be written: a draft's until it is published, private
  * memory always. */
-typedef struct sharearray_map {
+struct sharearray_map {
   void *base;                       /* first byte of the file; read-only but for sharearray_private() */
   uint64_t length;                  /* of the file, bytes */
   sharearray_npy array;             /* kind 0: a bundle */
   const sharearray_member *members; /* of a bundle, in the file's order */
   uint64_t count;                   /* of the members */
-} sharearray_map;
+};
 
 /* Who builds, as the lock says. For messages only: nothing is decided by it. */
 typedef struct sharearray_owner {

@@ -3,12 +3,13 @@
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
 local ffi = require "ffi"
+local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local view = require "sharearray.view"
 local raises = require("support.views").raises
 
 local function check(x, name, shape, list)
-  assert.is_true(view.is(x) and view.is_writable(x) and layout.contiguous(x))
+  assert.is_true(view.is(x) and instance.is_writable(x) and layout.contiguous(x))
   assert.equal(name, tostring(x.dtype))
   assert.same(shape, x.shape)
   assert.same(list, x:totable())
@@ -172,7 +173,7 @@ describe("array of a view", function()
     assert.equal(6, copy(2, 1))
     check(array.array(array.array(5)), "float64", {}, 5)
     check(array.array(x:slice(0, 0)), "float64", { 0, 3 }, {})
-    view.freeze(x)
+    instance.freeze(x)
     check(array.array(x), "float64", { 2, 3 }, { { 0, 0, 0 }, { 0, 0, 0 } })
   end)
 

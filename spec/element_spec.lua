@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
+local instance = require "sharearray.instance"
 local view = require "sharearray.view"
 
 local read_only, counting, raises = views.read_only, views.counting, views.raises
@@ -57,14 +58,14 @@ describe("a dtype's elements", function()
 
   it("bool are true for any byte but 0", function()
     local x = array.array("\0\1\2\255")
-    local v = view.new(dtype.of("bool"), { 4 }, nil, view.pointer(x), view.map(x), false)
+    local v = instance.new(dtype.of("bool"), { 4 }, nil, instance.pointer(x), view.map(x), false)
     assert.same({ false, true, true, true }, v:totable())
   end)
 
   it("float16 are right for all 65536 patterns", function()
     local bits = array.new("uint16", 65536)
     for k = 0, 65535 do bits.data[k] = k end
-    local v = view.new(dtype.of("float16"), { 65536 }, nil, view.pointer(bits), view.map(bits), false)
+    local v = instance.new(dtype.of("float16"), { 65536 }, nil, instance.pointer(bits), view.map(bits), false)
     local x = array.new("float16", 65536)
     assert.equal(1, v(0x3c00))
     assert.equal(65504, v(0x7bff))
@@ -123,7 +124,7 @@ describe("a dtype's elements", function()
   local function reinterpret(words, name)
     local x = array.array(words, "uint32")
     local of = dtype.of(name)
-    return view.new(of, { x.nbytes / of.itemsize }, nil, view.pointer(x), view.map(x), false)
+    return instance.new(of, { x.nbytes / of.itemsize }, nil, instance.pointer(x), view.map(x), false)
   end
 
   it("with the bits of LuaJIT's type tags are NaN, in compiled code too", function()
@@ -311,10 +312,10 @@ describe("an array", function()
   it("turns read-only with all that shares its memory when it is frozen", function()
     local x = counting("float32", { 2, 3 })
     local row, part, turned = x[1], x:slice(0, 1), x:transpose()
-    assert.is_true(view.is_writable(x) and view.is_writable(row))
+    assert.is_true(instance.is_writable(x) and instance.is_writable(row))
     local function write() row[0] = 5 end
     for _ = 1, 200 do write() end -- compiled
-    view.freeze(x)
+    instance.freeze(x)
     raises("read%-only", function() row[0] = 1 end)
     assert.is_false(pcall(write))
     raises("read%-only", function() part:set(0, 0, 1) end)
@@ -322,7 +323,7 @@ describe("an array", function()
     raises("read%-only", function() x:fill(1) end)
     raises("constant", function() x.data[0] = 1 end)
     raises("constant", function() row.data[0] = 1 end)
-    assert.is_false(view.is_writable(x) or view.is_writable(row) or view.is_writable(x[0]))
+    assert.is_false(instance.is_writable(x) or instance.is_writable(row) or instance.is_writable(x[0]))
     assert.same({ { 0, 1, 2 }, { 5, 4, 5 } }, x:totable())
   end)
 
@@ -331,7 +332,7 @@ describe("an array", function()
     local done = 0
     local ok = pcall(function()
       for i = 0, 999 do
-        if i == 500 then view.freeze(x) end
+        if i == 500 then instance.freeze(x) end
         x[i] = 1
         done = done + 1
       end

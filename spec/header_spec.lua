@@ -33,7 +33,7 @@ describe("cdefs.lua", function()
         end
       end
     end
-    assert.is_true(used > 20)
+    assert.is_true(used > 15)
     local numbers, C = 0, require("sharearray.cdefs").C
     for name, value in pairs(library) do
       if type(value) == "number" then

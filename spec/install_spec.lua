@@ -292,11 +292,11 @@ END
     end)
 
     it("with the lines that both forms have", function()
-      local line = run(program .. "grep -n '^function view.make' $share/sharearray/startup.lua | cut -d: -f1")
+      local line = run(program .. "grep -n '^function view.whole' $share/sharearray/startup.lua | cut -d: -f1")
       assert.equal(("@%s/tmp/share/lua/5.1/sharearray/startup.lua\t%s"):format(folder, line), run(program .. [[
         cat >program.lua <<'END'
         require "sharearray"
-        local info = debug.getinfo(require "sharearray.view".make, "S")
+        local info = debug.getinfo(require "sharearray.view".whole, "S")
         print(info.source, info.linedefined)
 END
         use

@@ -5,6 +5,7 @@ local machine = require "support.machine"
 local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
+local instance = require "sharearray.instance"
 local lifetime = require "sharearray.lifetime"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
@@ -62,7 +63,7 @@ end)
 describe("memory", function()
   it("lives as long as the last view of it", function()
     local map = private_map(24)
-    local x = view.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, true)
+    local x = instance.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, true)
     assert.equal(2, references(map))
     -- Rows have no references of their own: what they were taken from has one for all of them.
     local others = { x[1], x:slice(0, 1), x:reshape { 6 }, x:transpose(), x:transpose()[0] }
@@ -90,7 +91,7 @@ describe("memory", function()
 
   it("is kept by rows of rows, whatever they came from is closed or collected", function()
     local map = private_map(96)
-    local x = view.new(dtype.of("float32"), { 2, 3, 4 }, nil, map.base, map, true)
+    local x = instance.new(dtype.of("float32"), { 2, 3, 4 }, nil, map.base, map, true)
     x:set(1, 2, 3, 9)
     local plane = x[1]
     local row = plane[2]
@@ -113,13 +114,13 @@ describe("memory", function()
     x:close()
     plane[2]:set(3, -1)
     assert.equal(-1, plane(2, 3))
-    view.freeze(plane)
+    instance.freeze(plane)
     raises("read%-only", function() plane[2]:set(3, 0) end)
   end)
 
   it("is kept by rows of a copy that somebody made of a view's struct", function()
     local map = private_map(24)
-    local x = view.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, false)
+    local x = instance.new(dtype.of("float32"), { 2, 3 }, nil, map.base, map, false)
     local row = ffi.new(ffi.typeof(x), x)[1]
     x = nil -- luacheck: ignore
     collect()
@@ -193,7 +194,7 @@ describe("memory", function()
 
   it("is dropped by rows made in compiled loops", function()
     local map = private_map(4000)
-    local x = view.new(dtype.of("float32"), { 100, 10 }, nil, map.base, map, false)
+    local x = instance.new(dtype.of("float32"), { 100, 10 }, nil, map.base, map, false)
     local s = 0
     for _ = 1, 20 do
       for i = 0, 99 do s = s + x[i](3) end
@@ -235,8 +236,8 @@ describe("close", function()
         raises("closed", function() v[0] = 1 end)
       end
       assert.is_true(view.is(v))
-      assert.is_false(view.is_writable(v))
-      view.freeze(v)
+      assert.is_false(instance.is_writable(v))
+      instance.freeze(v)
       assert.is_false(pcall(array.array, v))
     end
   end)
@@ -338,7 +339,7 @@ describe("very large arrays", function()
   it("of few elements far apart are indexed right", function()
     local x = sparse("uint8", { 5 * 2 ^ 30 })
     x[3 * 2 ^ 30] = 7
-    local v = view.new(x.dtype, { 2, 1 }, { 3 * 2 ^ 30, 1 }, view.pointer(x), view.map(x), false)
+    local v = instance.new(x.dtype, { 2, 1 }, { 3 * 2 ^ 30, 1 }, instance.pointer(x), view.map(x), false)
     assert.equal(7, v(1, 0))
     assert.equal(7, v[1][0])
     assert.same({ { 0 }, { 7 } }, v:totable())

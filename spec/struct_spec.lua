@@ -6,7 +6,7 @@ local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
 local sharearray = require "sharearray"
-local view = require "sharearray.view"
+local instance = require "sharearray.instance"
 local C = require("sharearray.cdefs").C
 
 local read_only, raises, references, collect = views.read_only, views.raises, views.references, views.collect
@@ -132,7 +132,7 @@ describe("a record", function()
   it("cannot be written in any part once its memory is published", function()
     local x = events()
     local record, levels, inner = x[0], x[0].levels, x[0].inner
-    view.freeze(x)
+    instance.freeze(x)
     for _, v in ipairs { x, read_only(x) } do
       raises("read%-only", function() v[0] = one() end)
       raises("read%-only: cannot set 'price'", function() v[0].price = 1 end)
@@ -160,7 +160,7 @@ describe("a record", function()
 
   it("keeps its memory alive, as do its parts", function()
     local map = views.private_map(80)
-    local x = view.new(dtype.of(FORM), { 2 }, nil, map.base, map, true)
+    local x = instance.new(dtype.of(FORM), { 2 }, nil, map.base, map, true)
     local parts = { x[0], x[0].inner, x[0].levels, x:field "price" }
     x:close()
     collect()

@@ -5,6 +5,7 @@ local ffi = require "ffi"
 local machine = require "support.machine"
 local views = require "support.views"
 local sharearray = require "sharearray"
+local instance = require "sharearray.instance"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -38,7 +39,7 @@ describe("Torch:", function()
   describe("memory lent", function()
     local function lend(x)
       local map, lent, bytes = view.map(x), ffi.new("sharearray_map *[1]"), ffi.new("void *[1]")
-      local offset = ffi.cast("const char *", view.pointer(x)) - ffi.cast("const char *", map.base)
+      local offset = ffi.cast("const char *", instance.pointer(x)) - ffi.cast("const char *", map.base)
       assert.equal(0, C.sharearray_lend(map, offset, x.nbytes, lent, bytes, nil))
       return ffi.cast("float *", bytes[0]), lent[0]
     end

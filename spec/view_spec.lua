@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
+local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local view = require "sharearray.view"
 
@@ -39,7 +40,7 @@ describe("an element", function()
 
   it("of Fortran order is found by strides that the caller gives", function()
     local x = counting("int16", 6)
-    local v = view.new(dtype.of("int16"), { 2, 3 }, { 1, 2 }, view.pointer(x), view.map(x), false)
+    local v = instance.new(dtype.of("int16"), { 2, 3 }, { 1, 2 }, instance.pointer(x), view.map(x), false)
     assert.same({ { 0, 2, 4 }, { 1, 3, 5 } }, v:totable())
     assert.same({ 2, 4 }, v.strides)
   end)

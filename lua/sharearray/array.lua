@@ -6,6 +6,7 @@ local convert = require "sharearray.convert"
 local copy = require "sharearray.copy"
 local dtypes = require "sharearray.dtype"
 local ffi = require "ffi"
+local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local lazy = require "sharearray.lazy"
 local shapes = require "sharearray.shape"
@@ -28,7 +29,7 @@ local function allocate(dtype, shape)
   local code = C.sharearray_private(size * dtype.itemsize, map_out, message_buffer)
   if code < 0 then return nil, ffi.string(message_buffer) end
   local map = map_out[0]
-  local result = view.new(dtype, shape, nil, map.base, map, true)
+  local result = instance.new(dtype, shape, nil, map.base, map, true)
   C.sharearray_unref(map) -- the array has its own reference
   return result
 end

@@ -3,13 +3,13 @@
 
 local ffi = require "ffi"
 local array = require "sharearray.array"
+local content = require "sharearray.content"
 local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
 local file = require "sharearray.file"
 local lazy = require "sharearray.lazy"
 local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
-local place_ = require "sharearray.place"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local wait = require "sharearray.wait"
@@ -158,7 +158,7 @@ local function check_fetched(self, complete)
   local code = C.sharearray_seal(self.build, complete, map_out, message)
   if code < 0 then draft.refuse(self.id, code, message) end
   local map = M.own_map(map_out[0])
-  local problem = place_.unfit(map)
+  local problem = content.unfit(map)
   C.sharearray_unref(M.disown_map(map))
   if problem then draft.raise(problem, "corrupt") end
 end

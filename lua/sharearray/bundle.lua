@@ -16,6 +16,7 @@
 local ffi = require "ffi"
 local table_new = require "table.new"
 local array = require "sharearray.array"
+local instance = require "sharearray.instance"
 local lifetime = require "sharearray.lifetime"
 local view = require "sharearray.view"
 
@@ -255,7 +256,7 @@ local function read(pin, map, view_of)
     local member = members[i]
     if member.array ~= nil then
       local name = ffi.string(member.name, member.name_length - #".npy")
-      local value = view.member(map, member)
+      local value = instance.member(map, member)
       if value then
         room[value] = pin
       else

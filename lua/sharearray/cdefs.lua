@@ -45,6 +45,36 @@ enum {
   SHAREARRAY_STATE_UNSUPPORTED = 5,
   SHAREARRAY_STATE_DENIED = 6
 };
+typedef struct sharearray_npy sharearray_npy;
+struct sharearray_npy {
+  char order;
+  char kind;
+  uint8_t version;
+  uint32_t itemsize;
+  uint8_t fortran;
+  uint8_t ndim;
+  uint64_t shape[32];
+  uint64_t offset;
+  uint64_t nbytes;
+  uint32_t descr_offset;
+  uint32_t descr_length;
+  uint32_t layout;
+};
+struct sharearray_member {
+  const char *name;
+  uint64_t offset;
+  uint64_t size;
+  uint32_t name_length;
+  uint32_t crc;
+  const sharearray_npy *array;
+};
+struct sharearray_map {
+  void *base;
+  uint64_t length;
+  sharearray_npy array;
+  const sharearray_member *members;
+  uint64_t count;
+};
 typedef struct sharearray_draft sharearray_draft;
 typedef struct sharearray_import sharearray_import;
 typedef struct sharearray_info {

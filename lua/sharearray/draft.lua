@@ -9,6 +9,7 @@ local ffi = require "ffi"
 local array = require "sharearray.array"
 local copy = require "sharearray.copy"
 local dtype = require "sharearray.dtype"
+local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local lazy = require "sharearray.lazy"
 local place_ = require "sharearray.place"
@@ -137,7 +138,7 @@ end
 -- Puts an array with its header at `at` into mapped memory.
 local function place_array(map, at, header, type_, shape)
   ffi.copy(ffi.cast("char *", map.base) + at, header, #header)
-  return view.new(type_, shape, nil, ffi.cast("char *", map.base) + at + #header, map, true)
+  return instance.new(type_, shape, nil, ffi.cast("char *", map.base) + at + #header, map, true)
 end
 
 --- A zeroed array in a file of its own.
@@ -158,7 +159,7 @@ local function fits(value, map, at, header_length, nbytes)
   end
   local start = ffi.cast("char *", map.base) + at
   local header = header_of(value.dtype, value.shape)
-  if #header ~= header_length or ffi.cast("const char *", view.pointer(value)) ~= start + header_length then
+  if #header ~= header_length or ffi.cast("const char *", instance.pointer(value)) ~= start + header_length then
     return false
   end
   ffi.copy(start, header, #header)

@@ -2,6 +2,7 @@
 -- @module sharearray.layout
 
 local copies = require "sharearray.copy"
+local instance = require "sharearray.instance"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 
@@ -52,7 +53,7 @@ end
 function layout.pieces(x, limit)
   local class = class_of(x)
   local shape, strides, itemsize = shape_of(x, class), strides_of(x, class), class.dtype.itemsize
-  local held = view.make(class.dtype, shape, strides, x.elements, x.map, x.sealed)
+  local held = instance.make(class.dtype, shape, strides, x.elements, x.map, x.sealed)
   if class_of(held).contiguous then strides = nil end
   return copies.pieces(held.elements, itemsize, shape, strides, limit, held)
 end

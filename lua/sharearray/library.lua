@@ -12,6 +12,8 @@ local declarations = [[
 int sharearray_abi(void);
 typedef struct sharearray_store sharearray_store;
 typedef struct sharearray_build sharearray_build;
+typedef struct sharearray_member sharearray_member;
+typedef struct sharearray_map sharearray_map;
 typedef struct sharearray_options {
   const char *shm_path;
   const char *prefix;
@@ -20,35 +22,6 @@ typedef struct sharearray_options {
   const uint32_t *trust;
   size_t trusted;
 } sharearray_options;
-typedef struct sharearray_npy {
-  char order;
-  char kind;
-  uint8_t version;
-  uint32_t itemsize;
-  uint8_t fortran;
-  uint8_t ndim;
-  uint64_t shape[32];
-  uint64_t offset;
-  uint64_t nbytes;
-  uint32_t descr_offset;
-  uint32_t descr_length;
-  uint32_t layout;
-} sharearray_npy;
-typedef struct sharearray_member {
-  const char *name;
-  uint64_t offset;
-  uint64_t size;
-  uint32_t name_length;
-  uint32_t crc;
-  const sharearray_npy *array;
-} sharearray_member;
-typedef struct sharearray_map {
-  void *base;
-  uint64_t length;
-  sharearray_npy array;
-  const sharearray_member *members;
-  uint64_t count;
-} sharearray_map;
 typedef struct sharearray_owner {
   int64_t pid;
   double since;

@@ -2,6 +2,7 @@
 -- @module sharearray.methods
 
 local ffi = require "ffi"
+local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local lazy = require "sharearray.lazy"
 local shapes = require "sharearray.shape"
@@ -12,7 +13,7 @@ local reduce = lazy "sharearray.reduce"
 local tensors = lazy "sharearray.torch"
 
 local cast = ffi.cast
-local class_of, construct = view.class, view.make
+local class_of, construct = view.class, instance.make
 local shape_of, strides_of, is_contiguous = layout.shape, layout.strides, layout.contiguous
 local is_integer, c_strides = shapes.is_integer, shapes.c_strides
 local CLOSED, READ_ONLY = view.CLOSED, view.READ_ONLY

@@ -4,21 +4,18 @@
 -- @module sharearray.place
 
 local ffi = require "ffi"
-local dtype = require "sharearray.dtype"
 local lazy = require "sharearray.lazy"
 local library = require "sharearray.library"
-local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
 local view = require "sharearray.view"
 
-local bundle = lazy "sharearray.bundle"
 local cdefs = lazy "sharearray.cdefs"
+local content = lazy "sharearray.content"
 
 local M = {}
 
 local C, whole = library.C, view.whole
 local message = ffi.new("char[?]", library.MESSAGE)
-local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
 local store_out = ffi.new("sharearray_store *[1]")
 
 local RECHECK = 10 -- milliseconds that the memo is trusted for
@@ -87,57 +84,6 @@ function M.open(settings, level)
   return place
 end
 
--- The kinds of numbers are told by the core. The others have to be looked up in the file, which costs a
--- page fault, more than all else that happens here.
-local function dtype_of(map, array, start)
-  local type_ = dtype.from_npy(array.kind, array.itemsize)
-  if type_ then return type_ end
-  local text = ffi.cast(char_p, map.base) + start + array.descr_offset
-  return dtype.from_descr(ffi.string(text, array.descr_length), array.version)
-end
-
--- The view of an array that is more than numbers in C order, whose file begins at `start` in the mapping; nil
--- and why there can be none.
-local function view_of(map, array, start)
-  local base = ffi.cast(char_p, map.base)
-  local type_, problem = dtype_of(map, array, start)
-  if not type_ then return nil, problem end
-  if type_.itemsize ~= array.itemsize then return nil, "its dtype has another size than its elements" end
-  local shape, strides, step = {}, nil, 1
-  for i = 1, array.ndim do shape[i] = tonumber(array.shape[i - 1]) end
-  if array.fortran == 1 then
-    strides = {}
-    for i = 1, array.ndim do
-      strides[i] = step
-      step = step * shape[i]
-    end
-  end
-  return view.new(type_, shape, strides, base + start + array.offset, map, false)
-end
-
--- The view, or the table of a bundle, and what pins the map for it: for a bundle the owner that the members live
--- on. nil, nil, and why there is none; and the code. Takes the map's reference over.
-local function value_of(map)
-  local value = whole(map, map.array.layout)
-  if value then return value, value end
-  if map.array.kind ~= 0 then
-    local other, problem = view_of(map, map.array, 0)
-    C.sharearray_unref(map)
-    return other, other, problem, "unsupported"
-  end
-  local pin = lifetime.owner(map)
-  C.sharearray_unref(map)
-  local members, problem, code = bundle.table_of(pin, map, view_of)
-  return members, pin, problem, code
-end
-
---- Why a map is nothing that `remember` could make a value of; nil if it is.
-function M.unfit(map)
-  C.sharearray_ref(map)
-  local value, _, problem = value_of(map)
-  if value == nil then return problem end
-end
-
 --- Puts a value into the memo of the place `self`, where nothing is under the id. See `remember` for what it takes.
 -- @param pin what keeps the map for it: the view itself, or the owner that a bundle's members live on
 local function note(self, id, value, pin, counter, looked)
@@ -167,7 +113,7 @@ function M.remember(store, id, map, layout, counter, looked)
   local pin, of_bundle = value, nil
   if not value then
     local problem, code
-    value, pin, problem, code = value_of(map)
+    value, pin, problem, code = content.value(map)
     if not value then
       return nil, ("sharearray: '%s': the entry %s%s.npy is not usable: %s; refresh or free it"):format(id, self.path,
         id, problem), code

@@ -2,6 +2,7 @@
 -- @module sharearray.reduce
 
 local ffi = require "ffi"
+local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local tuple = require("sharearray.shape").tuple
 local view = require "sharearray.view"
@@ -32,7 +33,7 @@ end
 function reduce.sum(v)
   local dtype = v.dtype
   if layout.contiguous(v) then
-    if not add(dtype, view.pointer(v), nil, v.size) then return refuse(dtype) end
+    if not add(dtype, instance.pointer(v), nil, v.size) then return refuse(dtype) end
     return result_of(dtype)
   end
   local sum, whole = 0, ffi.new("uint64_t", 0)
@@ -55,7 +56,7 @@ function reduce.dot(v, w)
   local mine, others = tuple(v.shape), tuple(w.shape)
   if mine ~= others then return nil, ("the shapes %s and %s differ"):format(mine, others) end
   local x, y = packed(v), packed(w)
-  if not add(dtype, view.pointer(x), view.pointer(y), v.size) then return refuse(dtype) end
+  if not add(dtype, instance.pointer(x), instance.pointer(y), v.size) then return refuse(dtype) end
   return result_of(dtype)
 end
 

@@ -11,6 +11,7 @@ local descr = require "sharearray.descr"
 local element = require "sharearray.element"
 local ffi = require "ffi"
 local format = require "sharearray.format"
+local instance = require "sharearray.instance"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
@@ -170,7 +171,9 @@ end
 local function make_getter(field, MAP, SEALED)
   local offset, dtype, shape = field.offset, field.dtype, field.shape
   if #shape > 0 then
-    return function(self, pointer) return view.make(dtype, shape, nil, pointer + offset, self[MAP], self[SEALED]) end
+    return function(self, pointer)
+      return instance.make(dtype, shape, nil, pointer + offset, self[MAP], self[SEALED])
+    end
   end
   if dtype.reader.fields then
     local make = dtype.reader.make()

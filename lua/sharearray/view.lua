@@ -7,8 +7,9 @@
 -- not of the view: the map of private memory has no .npy header (`array.order` is 0) until it is
 -- published, which seals every view of it at once, before the kernel would answer with SIGSEGV.
 --
--- This is how views are made, told from other values and dropped. What users call on them is in
--- sharearray.methods, how they lie in memory in sharearray.layout.
+-- This is how the view of a file is made, told from other values and dropped. Views of any other shape and strides are
+-- made in sharearray.instance. What users call on them is in sharearray.methods, how they lie in memory in
+-- sharearray.layout.
 -- @module sharearray.view
 
 local bit = require "bit"
@@ -22,10 +23,9 @@ local C = require("sharearray.library").C
 local failures = lazy "sharearray.failures"
 local format = lazy "sharearray.format"
 local methods = lazy "sharearray.methods"
-local shapes = lazy "sharearray.shape"
 
 local type, cast = type, ffi.cast
-local band, lshift, rshift = bit.band, bit.lshift, bit.rshift
+local band, rshift = bit.band, bit.rshift
 
 local view = {
   --- How often a view was closed: whoever hands one out again has to look at it first.
@@ -37,9 +37,10 @@ local view = {
 
 local map_p = ffi.typeof("sharearray_map *")
 
--- For views that were never writable: the byte that `sealed` points to.
-local always = ffi.new("uint8_t[1]", 1)
-local ORDER = ffi.offsetof("sharearray_map", "array") + ffi.offsetof("sharearray_npy", "order")
+--- The byte that `sealed` points to in views that were never writable.
+view.always = ffi.new("uint8_t[1]", 1)
+
+local always = view.always
 
 -- A view answers this key with its class. Asking is cheaper than ffi.typeof(x), which makes an object.
 local CLASS = {}
@@ -115,82 +116,42 @@ local function key_of(ndim, contiguous, wide, writable)
   return ndim * 8 + (contiguous and 4 or 0) + (wide and 2 or 0) + (writable and 1 or 0)
 end
 
--- Anonymous structs, kept here: a second copy of this module in the process has its own, and
--- ffi.metatype may be called once for each.
-local function class_for(dtype, ndim, contiguous, wide, writable)
-  local of_dtype, key = made[dtype], key_of(ndim, contiguous, wide, writable)
-  if not of_dtype then
-    of_dtype = {}
-    made[dtype] = of_dtype
-  end
-  if not of_dtype[key] then
-    local inner = ndim > 1 and class_for(dtype, ndim - 1, contiguous, wide, writable).lend or nil
-    of_dtype[key] = make_class { dtype = dtype, ndim = ndim, contiguous = contiguous, wide = wide, writable = writable,
-      inner = inner }
-  end
-  return of_dtype[key]
+--- The class of views of a kind, if there were any.
+function view.known_class(dtype, ndim, contiguous, wide, writable)
+  return made[dtype] and made[dtype][key_of(ndim, contiguous, wide, writable)]
 end
 
--- Whether a size or an offset does not fit int32.
-local function is_wide(shape, strides)
-  local extent, reach = 1, 1
-  for axis, n in ipairs(shape) do
-    extent = extent * math.max(n, 1)
-    reach = reach + math.max(n, 1) * (strides and math.abs(strides[axis]) or 0)
-  end
-  return extent >= 2 ^ 31 or reach >= 2 ^ 31
-end
-
-local function instance(class, shape, strides, pointer, map, sealed)
-  if not strides then return class.make(map, sealed, cast(class.constant, pointer), unpack(shape)) end
-  local dims = {}
-  for axis, n in ipairs(shape) do dims[axis] = n end
-  for axis, stride in ipairs(strides) do dims[#shape + axis] = stride end
-  return class.make(map, sealed, cast(class.constant, pointer), unpack(dims))
-end
-
---- A view; all others are made by this.
--- @tparam table shape
--- @param strides in bytes; nil for C order
--- @param sealed points to a byte that is 0 as long as the memory may be written
-function view.make(dtype, shape, strides, pointer, map, sealed)
-  if strides and shapes.is_c_order(shape, strides, dtype.itemsize) then strides = nil end
-  local ndim, contiguous, wide, writable = #shape, strides == nil, is_wide(shape, strides), sealed ~= always
-  local class = made[dtype] and made[dtype][key_of(ndim, contiguous, wide, writable)]
-  if class then return instance(class, shape, strides, pointer, map, sealed) end
-  -- So much is made with a class that whoever holds the memory until now may be collected meanwhile.
-  local held = cast(map_p, map)
-  C.sharearray_ref(held)
-  class = class_for(dtype, ndim, contiguous, wide, writable)
-  local result = instance(class, shape, strides, pointer, map, sealed)
-  C.sharearray_unref(held)
-  return result
-end
-
---- A view of mapped memory.
+--- The class of views of a kind.
 -- @param dtype a dtype object
--- @tparam table shape list of numbers
--- @param strides list, in elements; nil for C order
--- @param pointer to the first element
--- @param map `sharearray_map *` that the memory is part of; the view takes its own reference
--- @tparam boolean writable an array, until the map is published or frozen
-function view.new(dtype, shape, strides, pointer, map, writable)
-  local sealed = writable and cast("uint8_t *", map) + ORDER or always
-  if not strides then return view.make(dtype, shape, nil, pointer, map, sealed) end
-  local apart = {}
-  for axis, stride in ipairs(strides) do apart[axis] = stride * dtype.itemsize end
-  return view.make(dtype, shape, apart, pointer, map, sealed)
+-- @tparam number ndim
+-- @tparam boolean contiguous in C order
+-- @tparam boolean wide whether a size or an offset does not fit int32
+-- @tparam boolean writable whether the memory may be written, or might be once
+function view.class_for(dtype, ndim, contiguous, wide, writable)
+  -- Anonymous structs, kept here: a second copy of this module in the process has its own, and
+  -- ffi.metatype may be called once for each.
+  local class = view.known_class(dtype, ndim, contiguous, wide, writable)
+  if class then return class end
+  local inner = ndim > 1 and view.class_for(dtype, ndim - 1, contiguous, wide, writable).lend or nil
+  class = make_class { dtype = dtype, ndim = ndim, contiguous = contiguous, wide = wide, writable = writable,
+    inner = inner }
+  made[dtype] = made[dtype] or {}
+  made[dtype][key_of(ndim, contiguous, wide, writable)] = class
+  return class
 end
 
-local by_layout = {} -- the classes of mapped arrays, by what the core calls their layout
+local by_layout = {}
 
--- Its parts are laid out as core/view.c has them.
-local function class_of_layout(layout)
+-- The parts of a layout lie as core/view.c has them.
+local function make_layout(layout)
   local dtype = dtypes.from_npy(rshift(layout, 24), band(rshift(layout, 16), 0xff))
   if not dtype then return nil end
-  by_layout[layout] = class_for(dtype, band(rshift(layout, 8), 0xff), true, band(layout, 1) == 1, false)
+  by_layout[layout] = view.class_for(dtype, band(rshift(layout, 8), 0xff), true, band(layout, 1) == 1, false)
   return by_layout[layout]
 end
+
+--- The class of mapped arrays, by what the core calls their layout; nil for 0.
+function view.class_of_layout(layout) return by_layout[layout] or make_layout(layout) end
 
 -- Views are filled in by the core, which a process that has just woken up is quicker at.
 local fill_in, release_later = C.sharearray_view, ffi.gc
@@ -200,59 +161,15 @@ local fill_in, release_later = C.sharearray_view, ffi.gc
 -- @tparam number layout of its array
 -- @return the view; nil where the layout is 0, and the reference stays with the caller
 function view.whole(map, layout)
-  local class = by_layout[layout] or class_of_layout(layout)
+  local class = by_layout[layout] or make_layout(layout)
   if not class then return nil end
   local result = release_later(class.ctype(), class.finalizer)
   fill_in(map, nil, class.bits, always, result)
   return result
 end
 
---- The view of an array in a bundle, which has no reference of the map: see sharearray.lifetime. nil where its layout
--- is 0.
--- @param map `sharearray_map *`
--- @param member `sharearray_member *` of it
-function view.member(map, member)
-  local layout = member.array.layout
-  local class = by_layout[layout] or class_of_layout(layout)
-  if not class then return nil end
-  local result = class.ctype()
-  fill_in(map, member, class.bits, always, result)
-  return result
-end
-
 --- Whether `x` is a view or an array, closed ones included.
 function view.is(x) return class_of(x) ~= nil end
-
---- Closed views of the classes that most arrays are of, rows and tables of numbers, for the core to fill in: for who
--- has nothing to do but to wait for one.
--- @tparam table list of dtype objects
--- @treturn table the views, which the caller keeps as long as the core has the blanks
--- @return `sharearray_blank *` for each, in the same order
--- @return what all of them have for `sealed`
-function view.blanks(list)
-  local views, blanks = {}, ffi.new("sharearray_blank[?]", 2 * #list)
-  for _, dtype in ipairs(list) do
-    for ndim = 1, 2 do
-      local layout = lshift(dtype.kind:byte(), 24) + lshift(dtype.itemsize, 16) + lshift(ndim, 8)
-      local class = by_layout[layout] or class_of_layout(layout)
-      local x = release_later(class.ctype(), class.finalizer)
-      blanks[#views] = { x, layout, class.bits }
-      views[#views + 1] = x
-    end
-  end
-  return views, blanks, always
-end
-
---- Whether elements of the view `x` may be set.
-function view.is_writable(x) return not is_closed(x) and x.sealed[0] == 0 end
-
---- Makes the array `x` and all that shares its memory read-only.
-function view.freeze(x)
-  if not is_closed(x) then cast("uint8_t *", x.sealed)[0] = 1 end
-end
-
---- `const T *` to the first element.
-function view.pointer(x) return cast(class_of(x).constant, x.elements) end
 
 --- The `sharearray_map *` of the memory of a view or an owner, without a reference; NULL if closed.
 function view.map(x) return cast(map_p, x.map) end

@@ -3,9 +3,9 @@
 
 local dtype = require "sharearray.dtype"
 local ffi = require "ffi"
+local instance = require "sharearray.instance"
 local loop = require "sharearray.loop"
 local place_ = require "sharearray.place"
-local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 local M = {}
@@ -123,7 +123,7 @@ local numbers
 local function prepare(place, id)
   place:expect(id)
   numbers = numbers or { dtype.by_code.f4, dtype.by_code.f8, dtype.by_code.i4, dtype.by_code.u1 }
-  return view.blanks(numbers)
+  return instance.blanks(numbers)
 end
 
 -- The last look, when the time is over.

@@ -12,6 +12,7 @@ end
 
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
+local instance = require "sharearray.instance"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
@@ -19,7 +20,7 @@ local M = {}
 
 --- The read-only view of an array's memory.
 function M.read_only(x)
-  return view.new(x.dtype, x.shape, nil, view.pointer(x), view.map(x), false)
+  return instance.new(x.dtype, x.shape, nil, instance.pointer(x), view.map(x), false)
 end
 
 --- An array whose elements are 0, 1, 2, ... in C order.
@@ -41,7 +42,7 @@ function M.sparse(name, shape)
   local bytes = of.itemsize
   for _, n in ipairs(shape) do bytes = bytes * n end
   local map = M.private_map(bytes)
-  local x = view.new(of, shape, nil, map.base, map, true)
+  local x = instance.new(of, shape, nil, map.base, map, true)
   C.sharearray_unref(map)
   return x
 end
