@@ -84,6 +84,7 @@ struct sa_map {
   atomic_uint references;
   dev_t dev;
   ino_t ino;        /* 0: no file */
+  uid_t uid;        /* whose the file is */
   double published; /* seconds since the epoch */
   char *path;       /* the name it was found or published under; NULL: none, or no memory for it */
   bool lent;        /* sharearray_lend() gave this very memory away */

@@ -56,6 +56,7 @@ double sharearray_age(const sharearray_map *public) {
 static void note_file(struct sa_map *map, const struct stat *st) {
   map->dev = st->st_dev;
   map->ino = st->st_ino;
+  map->uid = st->st_uid;
   map->published = sa_published(st);
 }
 

@@ -55,7 +55,9 @@ extern "C" {
 #define SHAREARRAY_API __attribute__((visibility(SHAREARRAY_VISIBILITY)))
 
 enum {
-  SHAREARRAY_ABI = 1,        /* one more whenever a function or a struct here is no longer what it was */
+  /* One more whenever a function or a struct here, or what one Lua module is to another, is no longer what it was: those
+   * of two versions meet where one is installed under a process. */
+  SHAREARRAY_ABI = 2,
   SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */
   SHAREARRAY_MAXDIMS = 32    /* NumPy's own limit before 2.0 */
 };

@@ -24,7 +24,8 @@ static int check_options(const sharearray_options *options, struct stat *directo
   if (sys.stat(options->shm_path, &st) != 0) return sa_fail_errno(message, "cannot use shm_path %s", options->shm_path);
   if (!S_ISDIR(st.st_mode))
     return sa_fail(message, SHAREARRAY_EIO, "cannot use shm_path %s: it is no directory", options->shm_path);
-  if (strlen(options->shm_path) + NAME_MAX + 2 > SA_PATH)
+  /* The counter page's name may be too long for a file, but not for a buffer. */
+  if (strlen(options->shm_path) + NAME_MAX + sizeof "/.changes.4294967295" > SA_PATH)
     return sa_fail(message, SHAREARRAY_EINVAL, "the path of shm_path is too long");
   if (options->owner < -1 || options->owner >= UINT32_MAX)
     return sa_fail(message, SHAREARRAY_EINVAL, "invalid owner: a uid is 0 to 4294967294");

@@ -51,16 +51,19 @@ describe("cdefs.lua", function()
       local text = io.open("lua/sharearray/%s.lua"):read "*a":gsub("%s", "%s")
       %s
       package.preload["sharearray.%s"] = loadstring(text)
-      print(pcall(require, "sharearray.cdefs"))
+      print(pcall(require, "sharearray.%s"))
     ]]
-    for name, change in pairs { library = { "ABI = %d", "ABI = 77", "" },
-      cdefs = { "check%(%d%)", "check(77)", 'assert(require "sharearray")' } } do
+    local late = { "check%(%d%)", "check(77)", 'assert(require "sharearray")' }
+    local modules = { library = { "ABI = %d", "ABI = 77", "" }, cdefs = late, template = late }
+    for name, change in pairs(modules) do
       local said = machine.shell(("%s - <<'END'\n%s\nEND"):format(machine.luajit,
-        loaded:format(name, change[1], change[2], change[3], name)))
+        loaded:format(name, change[1], change[2], change[3], name, name)))
       assert.truthy(said:find "^false\tsharearray: %S+ is of another version than the Lua modules: restart", said)
     end
-    local number = tonumber(io.open("lua/sharearray/cdefs.lua"):read "*a":match "library.check%((%d+)%)")
-    assert.equal(require("sharearray.cdefs").C.SHAREARRAY_ABI, number)
+    for _, name in ipairs { "cdefs", "template" } do
+      local source = io.open("lua/sharearray/" .. name .. ".lua"):read "*a"
+      assert.equal(require("sharearray.cdefs").C.SHAREARRAY_ABI, tonumber(source:match "check%((%d+)%)"))
+    end
   end)
 
   it("finds every declared function in the library", function()

@@ -273,10 +273,16 @@ END
       ]]))
     end)
 
-    it("while others install and start it", function()
+    -- Two versions whose modules do not fit each other: what one calls GET is GOT in the other.
+    it("while others install it, or another version, and start it", function()
       assert.equal("0\n0\n0\n", run(program .. [[
-        (for i in 1 2 3; do install LUAJIT=no-luajit; install; done) >/dev/null & first=$!
-        (for i in 1 2 3 4 5 6; do install; done) >/dev/null & second=$!
+        mkdir -p other/build
+        (cd "$root"; cp -Rp Makefile .ci bin core lua $OLDPWD/other; cp -Rp build/core build/lib $OLDPWD/other/build)
+        sed -i 's/library\.GET/library.GOT/' other/lua/sharearray/*.lua
+        touch -r "$root"/lua/sharearray/store.lua other/lua/sharearray/*.lua
+        other() { make -s -C other install LUAJIT="$luajit" PREFIX=$PWD/tmp; }
+        (for i in 1 2 3 4 5 6; do install; done) >/dev/null & first=$!
+        (for i in 1 2 3 4 5 6; do other; done) >/dev/null & second=$!
         failed=0 started=0
         while kill -0 $first 2>/dev/null || kill -0 $second 2>/dev/null; do
           use >said 2>&1 || { failed=$((failed + 1)); cat said >&2; }
@@ -287,8 +293,42 @@ END
         [ $started -gt 20 ]
         echo $failed
       ]]))
-      assert.equal("0\n", run(functions .. "install; find tmp -name '*.new' | wc -l"))
+      assert.equal("0\n", run(functions .. "install; find tmp -name '*.new*' | wc -l"))
       assert.equal(BYTECODE, run(functions .. "use"))
+    end)
+
+    it("and leaves what was there when it is interrupted", function()
+      assert.equal(BYTECODE:rep(6) .. "0\n", run(program .. [[
+        for seconds in 0.02 0.06 0.1 0.14 0.18 0.22; do
+          timeout -s TERM $seconds make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp >said 2>&1 || :
+          use
+        done
+        find tmp -name '*.new*' | wc -l
+      ]]))
+    end)
+
+    it("and takes away what an earlier version had", function()
+      assert.equal("0\n", run(program .. [[
+        touch $share/sharearray/former.lua
+        mkdir $share/sharearray/LuaJIT-1.0-x64
+        install
+        find tmp -name former.lua -o -name LuaJIT-1.0-x64 | wc -l]]))
+      assert.equal(APART .. "0\n", run(functions .. [[
+        touch $share/sharearray/former.lua
+        make -s -C "$root" install LUAJIT=no-luajit PREFIX=$PWD/tmp >/dev/null 2>&1
+        use
+        find tmp -name former.lua -o -name '*.new*' | wc -l]]))
+    end)
+
+    it("in the place of a link", function()
+      assert.equal(BYTECODE .. "mine\n", run(program .. [[
+        mkdir mine
+        echo mine >mine/file
+        rm -r $share/sharearray
+        ln -s $PWD/mine $share/sharearray
+        install
+        use
+        cat mine/file]]))
     end)
 
     it("with the lines that both forms have", function()

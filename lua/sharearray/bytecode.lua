@@ -61,7 +61,8 @@ function bytecode.class(dtype, ndim)
   if not file then return nil end
   local text = file:read(MOST) or "" -- nil: of a directory
   file:close()
-  return text:sub(-8) == "complete" and loadstring(text:sub(1, -9), ("=sharearray(%s,%d)"):format(dtype, ndim))
+  if #text <= 8 or text:sub(-8) ~= "complete" then return nil end
+  return loadstring(text:sub(1, -9), ("=sharearray(%s,%d)"):format(dtype, ndim))
 end
 
 return bytecode

@@ -60,6 +60,7 @@ end
 
 local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")
 local map_p = ffi.typeof("sharearray_map *")
+local pin = ffi.new("int32_t[1]") -- see sharearray.template
 local nan = 0 / 0 -- whose bits are LuaJIT's own
 local function ref(map) C.sharearray_ref(map) end
 
@@ -77,7 +78,7 @@ function element.compile(spec, fail)
   local finalizer = lifetime.finalizer(ffi.sizeof(ct))
   local class = assert(chunk_of(spec))(type, tonumber, math.floor, bit.band, ffi.cast, nan,
     dtype.reader.make and dtype.reader.make(), spec.writable and dtype.writer, fail, ct, mutable, constant, map_p,
-    int32_p, bytes_p, ref, spec.inner, lifetime.owners, lifetime.adopt, lifetime.lend, ffi.gc, finalizer)
+    int32_p, bytes_p, ref, spec.inner, lifetime.owners, lifetime.adopt, lifetime.lend, ffi.gc, finalizer, pin)
   class.finalizer = finalizer
   class.ctype, class.mutable, class.constant = ct, mutable, constant
   return class
@@ -87,7 +88,7 @@ end
 function element.load(dtype)
   local reader = dtype.reader
   return assert(loadstring(template.load(reader), "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.band, ffi.cast,
-    nan, reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), int32_p)
+    nan, reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), int32_p, pin)
 end
 
 return element

@@ -12,7 +12,7 @@
 -- refreshed is better loaded in `init_worker_by_lua`, where the others wait for the first worker.
 -- @module sharearray.resty
 
-local ngx = ngx
+local ngx = rawget(_G, "ngx") -- a program may have made it an error to ask for a global that is not there
 if not ngx then error('sharearray.resty is for nginx; elsewhere it is require "sharearray"', 0) end
 
 require "sharearray" -- first: what is joined is loaded at once then, see sharearray.bytecode

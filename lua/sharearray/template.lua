@@ -7,6 +7,9 @@
 -- (strides and offset in bytes: a field of records need not lie at a multiple of its size).
 -- @module sharearray.template
 
+-- This file may be read long after those were that use it.
+require("sharearray.library").check(2)
+
 local template = {}
 
 -- "f(0), f(1), ... f(n - 1)"
@@ -36,7 +39,7 @@ end
 -- what reads it.
 local TEMPLATE = [[
 local type, tonumber, floor, band, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
-  ref, inner, owners, adopt, lend_to, gc, finalizer = ...
+  ref, inner, owners, adopt, lend_to, gc, finalizer, pin = ...
 
 local function make(map, sealed, elements$MAKE)
   ref(cast(map_p, map))
@@ -159,12 +162,17 @@ end
 
 $STEP]]
 
+-- Before the bits of memory are looked at that may be written. For LuaJIT's compiler a float that is stored changes no
+-- integer, and it would take the bits from a look before. An integer that is stored might be these: one, anywhere, which
+-- is another each time, or the store would be left out.
+local BARRIER = "pin[0] = 1 - pin[0]; "
+
 -- What the reader's pieces work on, from the offset `at`.
-local function element_at(strided, reader)
+local function element_at(strided, reader, writable)
   local text = "local k, elements = at, self.elements"
   if strided then text = "local k, elements = 0, cast(constant, cast(bytes_p, self.elements) + at)" end
   if not reader.bits then return text end
-  return text .. "; local bits = " .. (strided and "cast(bits_p, elements)" or "self.bits")
+  return text .. "; " .. (writable and BARRIER or "") .. "local bits = " .. (strided and "cast(bits_p, elements)" or "self.bits")
 end
 
 -- Adds the text to the parts, with its $NAMEs replaced: by pieces of text that have such themselves, or by what fills
@@ -205,7 +213,7 @@ function template.class(spec)
     CHECKS = n > 0 and list(n, CHECK, " and ") or "self.count == 1",
     OFFSET = offset(spec),
     KEY = strided and "key * self.s0" or "key",
-    ELEMENT = element_at(strided, reader),
+    ELEMENT = element_at(strided, reader, spec.writable),
     TARGET = strided and "cast(mutable, cast(bytes_p, self.elements) + at)[0]" or "cast(mutable, self.elements)[at]",
     ROW = strided and "cast(constant, cast(bytes_p, self.elements) + key * self.s0)"
       or "self.elements + key * (" .. table.concat(inner_size, " * ") .. ")",
@@ -222,8 +230,9 @@ function template.class(spec)
 end
 
 local LOAD = [[
-local tonumber, band, cast, nan, read, constant, bits_p = ...
+local tonumber, band, cast, nan, read, constant, bits_p, pin = ...
 return function(pointer)
+  $BARRIER
   local k, elements, bits = 0, cast(constant, pointer), cast(bits_p, pointer)
   $GUARD
   return $VALUE
@@ -233,7 +242,9 @@ end
 --- A function that reads one element, from what `element.load` hands in.
 -- @tparam table reader see sharearray.readers
 function template.load(reader)
-  return (LOAD:gsub("%$(%u+)", { GUARD = reader.guard, VALUE = reader.value }))
+  return (LOAD:gsub("%$(%u+)", {
+    BARRIER = reader.bits and BARRIER or "", GUARD = reader.guard, VALUE = reader.value,
+  }))
 end
 
 return template

@@ -6,13 +6,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { MIB = 1 << 20, AROUND = 1 << 16 };
 
 static const char zeros[6 * MIB];
 static size_t page;
-static sharearray_map map;
+static struct sa_map mapping;
+#define map mapping.public
 static size_t calls, asked; /* of madvise(), and for how many bytes */
 
 static int madvise_counting(void *address, size_t length, int advice) {
@@ -44,6 +46,7 @@ static void begin(size_t shift, size_t length) {
   CHECK(fd >= 0 && unlink(name) == 0 && pwrite(fd, zeros, length, 0) == (ssize_t)length);
   map.base = mmap(base, length, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
   map.length = length;
+  mapping.uid = geteuid();
   CHECK(map.base == (void *)base);
   close(fd);
   calls = asked = 0;
@@ -96,6 +99,17 @@ static void what_is_not_in_memory_is_asked_for_page_by_page(void) {
   munmap(map.base, map.length);
 }
 
+/* To whom it is another's, mincore(2) says that all is there. */
+static void what_is_anothers_is_asked_for_page_by_page(void) {
+  begin(0, 2 * MIB);
+  pid_t child = fork();
+  if (child == 0)
+    _exit((geteuid() == 0 && seteuid(65534) != 0) || (mapping.uid = 1, sharearray_prefault(&map), calls != 1));
+  int status = 1;
+  CHECK(waitpid(child, &status, 0) == child && status == 0);
+  munmap(map.base, map.length);
+}
+
 static void an_old_kernel_is_asked_once(void) {
   begin(0, 6 * MIB);
   sys.madvise = madvise_refusing;
@@ -109,6 +123,7 @@ int main(void) {
   RUN(every_page_is_entered);
   RUN(what_is_in_memory_is_asked_for_once_in_64_KiB);
   RUN(what_is_not_in_memory_is_asked_for_page_by_page);
+  RUN(what_is_anothers_is_asked_for_page_by_page);
   RUN(an_old_kernel_is_asked_once);
   FINISH();
 }

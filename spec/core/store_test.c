@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -997,6 +998,29 @@ static void refuses_bad_arguments(void) {
   CHECK(sharearray_valid_id("", "a\0b", 3) == 0 && sharearray_valid_id("", "", 0) == 0);
 }
 
+/* "/dev/shm/..." with as many slashes behind as make it so long. */
+static int open_by_a_path_of(size_t length, sharearray_store **opened) {
+  char path[SA_PATH + 1];
+  char longest[NAME_MAX - 9];
+  memset(path, '/', sizeof path);
+  memcpy(path, directory, strlen(directory));
+  path[length] = '\0';
+  memset(longest, 't', sizeof longest - 1);
+  longest[sizeof longest - 1] = '\0';
+  sharearray_options options = {.shm_path = path, .prefix = longest, .mode = -1, .owner = geteuid() ? -1 : 4294967293};
+  return sharearray_store_new(&options, opened, message);
+}
+
+static void no_name_is_longer_than_its_buffer(void) {
+  size_t most = SA_PATH - NAME_MAX - sizeof "/.changes.4294967295";
+  sharearray_store *opened = NULL;
+  sharearray_map *map = NULL;
+  CHECK(open_by_a_path_of(most, &opened) == 0);
+  CHECK(sharearray_attach(opened, "i", SHAREARRAY_GET, &ticket, &map, NULL, message) == SHAREARRAY_EABSENT);
+  sharearray_store_delete(opened);
+  CHECK(open_by_a_path_of(most + 1, &opened) == SHAREARRAY_EINVAL);
+}
+
 int main(void) {
   snprintf(directory, sizeof directory, "/dev/shm/core_test.XXXXXX");
   if (!mkdtemp(directory)) return perror(directory), 1;
@@ -1044,6 +1068,7 @@ int main(void) {
   RUN(counter_page_comes_back);
   RUN(version_is_the_contents_date);
   RUN(refuses_bad_arguments);
+  RUN(no_name_is_longer_than_its_buffer);
   sharearray_store_delete(store);
   /* Nothing may be left but the counter page: rmdir fails otherwise. */
   char name[64];
