@@ -63,6 +63,16 @@ enum { PART = 1 << 18 }; /* bytes */
             LOAD(name##_##lanes, x + at, accumulators) * LOAD(name##_##lanes, y + at, accumulators),                   \
             (wide)x[i] * (wide)y[i])
 
+/* The same of booleans: any byte but 0 is true. A comparison of vectors gives -1 where it holds. */
+#define BOOLEANS(lanes)                                                                                                \
+  REDUCTION(sum_b1_##lanes, uint8_t, const uint8_t *x, lanes, uint64_t, integers_##lanes,                              \
+            TRUE(u1_##lanes, x + at, integers_##lanes), (uint64_t)(x[i] != 0))                                         \
+  REDUCTION(dot_b1_##lanes, uint8_t, ARGUMENTS(const uint8_t *x, const uint8_t *y), lanes, uint64_t, integers_##lanes, \
+            TRUE(u1_##lanes, x + at, integers_##lanes) * TRUE(u1_##lanes, y + at, integers_##lanes),                   \
+            (uint64_t)(x[i] != 0 && y[i] != 0))
+
+#define TRUE(name, at, accumulators) ((accumulators)(LOAD(name, at, accumulators) != 0) & 1)
+
 /* A NaN's payload is the file's choice, and LuaJIT keeps its types there. */
 static double sound(double sum) { return isnan(sum) ? NAN : sum; }
 
@@ -83,6 +93,7 @@ static double sound(double sum) { return isnan(sum) ? NAN : sum; }
   REDUCTIONS(u2, uint16_t, lanes, uint64_t, integers_##lanes)                                                          \
   REDUCTIONS(u4, uint32_t, lanes, uint64_t, integers_##lanes)                                                          \
   REDUCTIONS(u8, uint64_t, lanes, uint64_t, integers_##lanes)                                                          \
+  BOOLEANS(lanes)                                                                                                      \
   target static int reduce_##lanes(char kind, uint32_t itemsize, const void *x, const void *y, uint64_t count,         \
                                    double *real, uint64_t *integer) {                                                  \
     switch (kind << 8 | (int)itemsize) {                                                                               \
@@ -91,7 +102,7 @@ static double sound(double sum) { return isnan(sum) ? NAN : sum; }
     case 'i' << 8 | 1: *integer = REDUCE(i1, int8_t, lanes); return 0;                                                 \
     case 'i' << 8 | 2: *integer = REDUCE(i2, int16_t, lanes); return 0;                                                \
     case 'i' << 8 | 4: *integer = REDUCE(i4, int32_t, lanes); return 0;                                                \
-    case 'b' << 8 | 1:                                                                                                 \
+    case 'b' << 8 | 1: *integer = REDUCE(b1, uint8_t, lanes); return 0;                                                \
     case 'u' << 8 | 1: *integer = REDUCE(u1, uint8_t, lanes); return 0;                                                \
     case 'u' << 8 | 2: *integer = REDUCE(u2, uint16_t, lanes); return 0;                                               \
     case 'u' << 8 | 4: *integer = REDUCE(u4, uint32_t, lanes); return 0;                                               \

@@ -78,6 +78,43 @@ describe("arrays and ids at their limits", function()
     assert.truthy(err:find("LuaJIT cannot declare dtype <U200000000", 1, true), err)
   end)
 
+  it("elements of no bytes are counted, and more than a number can count are refused", function()
+    local shapes = { ["(3, 1000000)"] = true, ["(3, 9223372036854775)"] = false, ["(9007199254740993,)"] = false }
+    for shape, fits in pairs(shapes) do
+      local header = ("{'descr': '<U0', 'fortran_order': False, 'shape': %s, }"):format(shape)
+      local file = assert(io.open(directory .. "/sharearray_nothing.npy", "wb"))
+      file:write("\147NUMPY\1\0", string.char(118, 0), header, (" "):rep(117 - #header), "\n")
+      file:close()
+      local view, err, code = store:get("nothing")
+      if fits then
+        assert.matches("^array%(", tostring(view))
+      else
+        assert.same({ nil, "unsupported" }, { view, code })
+        assert.truthy(err:find("it has more elements than a number can count", 1, true), err)
+      end
+      store:free("nothing")
+    end
+  end)
+
+  -- LuaJIT can declare 65,536 of them, and a dtype of its own takes some.
+  it("a bundle of more dtypes than a process has C types for is refused", function()
+    machine.shell(([[/usr/bin/python3 - <<'END'
+import numpy, zipfile
+with zipfile.ZipFile("%s/sharearray_many.npy", "w") as bundle:
+    for i in range(3, 5000):
+        with bundle.open("m%%d.npy" %% i, "w") as member:
+            numpy.lib.format.write_array(member, numpy.zeros((), "V%%d" %% i))
+END]]):format(directory))
+    for before = 0, 9 do -- so that they end at another point each time
+      local said = machine.worker(([[
+        for i = 1, %d do require "ffi".typeof("struct { char c; } /* " .. i .. " */") end
+        local view, err, code = sharearray.get "many"
+        say(view, code, err)
+      ]]):format(before), {}, { SHAREARRAY_SHM_PATH = directory }):finish()
+      assert.truthy(said:find "^nil unsupported sharearray: 'many': .*LuaJIT cannot ", said)
+    end
+  end)
+
   it("the environment names the directory", function()
     store:cache("x", sharearray.array({ 5 }))
     local said = machine.worker([[say(assert(sharearray.get("x"))(0))]], {}, { SHAREARRAY_SHM_PATH = directory })

@@ -81,6 +81,12 @@ describe("sum and dot", function()
 
   it("count booleans", function()
     assert.equal(3, array.array({ true, false, true, true }):sum())
+    -- Any byte but 0 is true.
+    for _, n in ipairs { 0, 1, 10, 11, 100, 400000 } do
+      local x = array.array(("\2\0\255"):rep(n), "bool")
+      local y = array.array(("\7\9\0"):rep(n), "bool")
+      assert.same({ 2 * n, 2 * n, n }, { x:sum(), x:dot(x), x:dot(y) })
+    end
   end)
 
   it("hold more than an element can", function()

@@ -114,6 +114,10 @@ describe("strings", function()
     assert.equal(array.array(x:transpose()):string(), x:transpose():string())
     assert.equal("array([['a', 'b'],\n       ['c', 'd']], dtype=S5, shape=(2, 2))", tostring(x:slice(0, 2)))
     assert.matches("'it\\'s\\x0a'", tostring(x), 1, true)
+    -- What commands a terminal, ends a line or turns the order of what follows; the others are shown as they are.
+    local codes = array.array({ 0x41, 0x9b, 0x2028, 0x202e, 0x2069, 0xa1, 0x2030, 0xe9 }, "uint32"):string()
+    assert.matches("'A\\x9b\\u2028\\u202e\\u2069\194\161\226\128\176\195\169'",
+      tostring(array.array(codes, "<U8")), 1, true)
     x:transpose():slice(0, 1):fill("q")
     assert.same({ "q", "b", "q", "d", "q", "it's\n" }, x:reshape({ 6 }):totable())
   end)

@@ -35,6 +35,7 @@ M.FORM = "sharearray.json"
 M.null = cjson.null
 
 local MAX_DEPTH = 100
+local MOST_FORM = 2 ^ 30 -- bytes
 local int64, uint64 = ffi.typeof("int64_t"), ffi.typeof("uint64_t")
 
 -- OpenResty's lua-cjson has such a mark of its own.
@@ -248,7 +249,7 @@ function M.rebuild(form, arrays, count)
   return nil, tostring(result):gsub("^[^:]+:%d+: ", "")
 end
 
--- The views of all members by name, how many they are, and the form, if there is one; nil, message.
+-- The views of all members by name, how many they are, and the form, if there is one; nil, message, code.
 local function read(pin, map, view_of)
   local total, members = tonumber(map.count), map.members
   local arrays, room, count, form = table_new(0, math.min(total, lifetime.MOST)), lifetime.room(pin, total), 0, nil
@@ -267,6 +268,7 @@ local function read(pin, map, view_of)
       end
       arrays[name], count = value, count + 1
     elseif ffi.string(member.name, member.name_length) == M.FORM then
+      if member.size > MOST_FORM then return nil, "its form is larger than a string may be", "corrupt" end
       form = ffi.string(ffi.cast("const char *", map.base) + member.offset, tonumber(member.size))
     end
   end
@@ -282,7 +284,7 @@ end
 -- @return[2] nil, message, code
 function M.table_of(pin, map, view_of)
   local arrays, count, form = read(pin, map, view_of)
-  if not arrays then return nil, count, "unsupported" end
+  if not arrays then return nil, count, form or "unsupported" end
   if not form then return arrays end
   local value, problem = M.rebuild(form, arrays, count)
   return value, problem, "corrupt"

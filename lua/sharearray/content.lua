@@ -14,6 +14,8 @@ local bundle = lazy "sharearray.bundle"
 
 local content = {}
 
+local MOST = 2 ^ 52 -- elements
+
 local char_p = ffi.typeof("const char *") -- interpreted code would parse it at every cast
 
 -- The kinds of numbers are told by the core. The others have to be looked up in the file, which costs a
@@ -32,8 +34,13 @@ local function view_of(map, array, start)
   local type_, problem = dtype_of(map, array, start)
   if not type_ then return nil, problem end
   if type_.itemsize ~= array.itemsize then return nil, "its dtype has another size than its elements" end
-  local shape, strides, step = {}, nil, 1
-  for i = 1, array.ndim do shape[i] = tonumber(array.shape[i - 1]) end
+  local shape, strides, step, count = {}, nil, 1, 1
+  for i = 1, array.ndim do
+    shape[i] = tonumber(array.shape[i - 1])
+    count = count * math.max(shape[i], 1)
+  end
+  -- Elements of no bytes may be that many.
+  if count > MOST then return nil, "it has more elements than a number can count" end
   if array.fortran == 1 then
     strides = {}
     for i = 1, array.ndim do
@@ -42,6 +49,13 @@ local function view_of(map, array, start)
     end
   end
   return instance.new(type_, shape, strides, base + start + array.offset, map, false)
+end
+
+-- LuaJIT has room for 65,536 C types in a process, which dtypes take.
+local function attempt(make, ...)
+  local made, value, problem, code = pcall(make, ...)
+  if made then return value, problem, code end
+  return nil, ("LuaJIT cannot hold it: %s"):format(value), "unsupported"
 end
 
 --- The value of a map.
@@ -53,13 +67,13 @@ function content.value(map)
   local value = view.whole(map, map.array.layout)
   if value then return value, value end
   if map.array.kind ~= 0 then
-    local other, problem = view_of(map, map.array, 0)
+    local other, problem = attempt(view_of, map, map.array, 0)
     C.sharearray_unref(map)
     return other, other, problem, "unsupported"
   end
   local pin = lifetime.owner(map)
   C.sharearray_unref(map)
-  local members, problem, code = bundle.table_of(pin, map, view_of)
+  local members, problem, code = attempt(bundle.table_of, pin, map, view_of)
   return members, pin, problem, code
 end
 

@@ -45,12 +45,19 @@ local function real(x, narrowed)
   return text
 end
 
--- A string in quotes. Only unicode has bytes that are shown as they are though they are not ASCII.
+-- A string in quotes. Only unicode has bytes that are shown as they are though they are not ASCII; but not of the
+-- characters that command a terminal (U+0080 to U+009F), end a line (U+2028, U+2029), or have what follows shown in
+-- another order (U+202A to U+202E, U+2066 to U+2069).
 local function quoted(s, kind)
   local odd = kind == "U" and "[%c'\\]" or "[%c'\\\127-\255]"
-  return "'" .. s:gsub(odd, function(c)
-    return (c == "'" or c == "\\") and "\\" .. c or ("\\x%02x"):format(c:byte())
-  end) .. "'"
+  local function escaped(c) return (c == "'" or c == "\\") and "\\" .. c or ("\\x%02x"):format(c:byte()) end
+  s = s:gsub(odd, escaped)
+  if kind == "U" then
+    s = s:gsub("\194([\128-\159])", escaped)
+    s = s:gsub("\226\128([\168-\174])", function(c) return ("\\u20%02x"):format(c:byte() - 128) end)
+    s = s:gsub("\226\129([\166-\169])", function(c) return ("\\u20%02x"):format(c:byte() - 64) end)
+  end
+  return "'" .. s .. "'"
 end
 
 local element

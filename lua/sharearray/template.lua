@@ -163,8 +163,8 @@ end
 $STEP]]
 
 -- Before the bits of memory are looked at that may be written. For LuaJIT's compiler a float that is stored changes no
--- integer, and it would take the bits from a look before. An integer that is stored might be these: one, anywhere, which
--- is another each time, or the store would be left out.
+-- integer, and it would take the bits from a look before. An integer that is stored might be these: one, anywhere, and
+-- another each time, or the store would be left out.
 local BARRIER = "pin[0] = 1 - pin[0]; "
 
 -- What the reader's pieces work on, from the offset `at`.
@@ -172,7 +172,8 @@ local function element_at(strided, reader, writable)
   local text = "local k, elements = at, self.elements"
   if strided then text = "local k, elements = 0, cast(constant, cast(bytes_p, self.elements) + at)" end
   if not reader.bits then return text end
-  return text .. "; " .. (writable and BARRIER or "") .. "local bits = " .. (strided and "cast(bits_p, elements)" or "self.bits")
+  text = text .. "; " .. (writable and BARRIER or "") .. "local bits = "
+  return text .. (strided and "cast(bits_p, elements)" or "self.bits")
 end
 
 -- Adds the text to the parts, with its $NAMEs replaced: by pieces of text that have such themselves, or by what fills
