@@ -63,15 +63,16 @@ enum { PART = 1 << 18 }; /* bytes */
             LOAD(name##_##lanes, x + at, accumulators) * LOAD(name##_##lanes, y + at, accumulators),                   \
             (wide)x[i] * (wide)y[i])
 
-/* The same of booleans: any byte but 0 is true. A comparison of vectors gives -1 where it holds. */
+/* The same of booleans: any byte but 0 is true. All bits are shifted to the lowest: clang 14 cannot compare vectors of
+ * 512 bits, and a comparison of elements it makes one of vectors. */
+#define TRUE(v) ((v | v >> 1 | v >> 2 | v >> 3 | v >> 4 | v >> 5 | v >> 6 | v >> 7) & 1)
+
 #define BOOLEANS(lanes)                                                                                                \
   REDUCTION(sum_b1_##lanes, uint8_t, const uint8_t *x, lanes, uint64_t, integers_##lanes,                              \
-            TRUE(u1_##lanes, x + at, integers_##lanes), (uint64_t)(x[i] != 0))                                         \
+            TRUE(LOAD(u1_##lanes, x + at, integers_##lanes)), TRUE((uint64_t)x[i]))                                    \
   REDUCTION(dot_b1_##lanes, uint8_t, ARGUMENTS(const uint8_t *x, const uint8_t *y), lanes, uint64_t, integers_##lanes, \
-            TRUE(u1_##lanes, x + at, integers_##lanes) * TRUE(u1_##lanes, y + at, integers_##lanes),                   \
-            (uint64_t)(x[i] != 0 && y[i] != 0))
-
-#define TRUE(name, at, accumulators) ((accumulators)(LOAD(name, at, accumulators) != 0) & 1)
+            TRUE(LOAD(u1_##lanes, x + at, integers_##lanes)) * TRUE(LOAD(u1_##lanes, y + at, integers_##lanes)),       \
+            TRUE((uint64_t)x[i]) * TRUE((uint64_t)y[i]))
 
 /* A NaN's payload is the file's choice, and LuaJIT keeps its types there. */
 static double sound(double sum) { return isnan(sum) ? NAN : sum; }

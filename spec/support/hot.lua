@@ -3,6 +3,7 @@
 --   hit       hits of 64 ids in rotation
 --   attach    attach and close
 --   element   sum through v(i)
+--   writable  the same of an array that may be written
 --   traces    all of them, and more; says `<loop> <traces> <aborts>` of what LuaJIT recorded
 --   revived   the same of hits and of gets, after so many calls that were none
 --   calls     hits between two calls of gettid, for strace to look at
@@ -38,13 +39,20 @@ function loops.attach(n)
   for i = 1, n do sharearray.get(names[i % IDS]):close() end
 end
 
-local x = sharearray.array(("\0"):rep(4 * 4096), "float32")
+local writable = sharearray.array(("\0"):rep(4 * 4096), "float32")
+local x = assert(sharearray.cache("elements", writable))
 local matrix = x:reshape { 64, 64 }
 local index = sharearray.array({ 3, 1, 4, 1, 5, 9, 2, 6 }, "int32")
 
 function loops.element(n)
   local sum = 0
   for i = 0, n - 1 do sum = sum + x(i % 4096) end
+  sink = sum
+end
+
+function loops.writable(n)
+  local sum = 0
+  for i = 0, n - 1 do sum = sum + writable(i % 4096) end
   sink = sum
 end
 
@@ -95,7 +103,7 @@ end
 
 local what, count = arg[1], tonumber(arg[2])
 if what == "traces" then
-  for _, name in ipairs { "hit", "get", "decorated", "element", "elements_2d", "gather", "data", "row" } do
+  for _, name in ipairs { "hit", "get", "decorated", "element", "writable", "elements_2d", "gather", "data", "row" } do
     record(name, count)
   end
 elseif what == "revived" then
@@ -119,3 +127,4 @@ else
 end
 assert(sink ~= nil or what == "attach")
 for i = 0, IDS - 1 do sharearray.free(names[i]) end
+sharearray.free "elements"
