@@ -68,10 +68,7 @@ describe("a hot loop", function()
   end
 
   -- An attach is interpreted at that: how much of it LuaJIT compiles, and when, is not always the same.
-  local counted = {
-    hit = { 2000000, "" }, attach = { 4000, " -joff" }, element = { 3000000, "" }, writable = { 3000000, "" },
-  }
-  for what, measured in pairs(counted) do
+  for what, measured in pairs { hit = { 2000000, "" }, attach = { 4000, " -joff" }, element = { 3000000, "" } } do
     it("takes the instructions it took: " .. what, function()
       if not there "valgrind" then return pending("valgrind is not installed") end
       if machine.under_valgrind then return pending("valgrind cannot count what runs under valgrind") end
