@@ -163,24 +163,24 @@ model: ## check the protocol of lock and publication with spin, and that spin fi
 	@BUILD='$(BUILD)' CC='$(CC)' .ci/tally harness 'the model of the protocol' spec/torture/model.sh
 	@.ci/tally sum
 
-# Programs may start meanwhile: each file, and the folder of the Lua modules, gets its name when it is complete. Sources
-# keep their times.
+# Programs may start meanwhile: each file, and the folder of the Lua modules, gets its name when it is complete, and the
+# core and the modules, which have to fit, do so together. Sources keep their times.
 install: all ## install to DESTDIR/PREFIX (/usr/local)
 	@set -e; prefix='$(PREFIX)' && prefix=$${prefix%/}; to='$(DESTDIR)'$$prefix; modules=share/lua/5.1/sharearray; \
-	new=; trap 'rm -rf "$$new"' EXIT; trap 'exit 130' HUP INT TERM; \
+	new= folder=; trap 'rm -rf "$$new" "$$folder"' EXIT; trap 'exit 130' HUP INT TERM; \
 	begin() { \
 	  ! [ "$$1" -ef "$$to/$$2" ] || { echo "$$to/$$2 is this checkout's own: nothing more is installed" >&2; exit 1; }; \
-	  new="$$to/$$2.$$$$.new"; $(say) "install $$to/$$2"; \
+	  new="$$to/$$2.$$$$.new"; rm -rf "$$new"; $(say) "install $$to/$$2"; \
 	}; \
 	put() { begin "$$2" "$$3"; install -D -p -m "$$1" "$$2" "$$new"; mv -fT "$$new" "$$to/$$3"; }; \
-	put 644 core/sharearray.h include/sharearray.h; \
-	put 755 $(core) lib/lua/5.1/sharearray/core.so; \
-	for file in $(commands); do put 755 "$$file" "$$file"; done; \
-	begin lua/sharearray $$modules; \
-	for file in $(lua_files); do install -D -p -m 644 "$$file" "$$new/$${file#lua/sharearray/}"; done; \
-	umask 022; $(here) LUA_INIT= $(LUAJIT) .ci/startup "$$new" "$$prefix/$$modules" || \
+	begin lua/sharearray $$modules; folder=$$new; \
+	for file in $(lua_files); do install -D -p -m 644 "$$file" "$$folder/$${file#lua/sharearray/}"; done; \
+	(umask 022; $(here) LUA_INIT= $(LUAJIT) .ci/startup "$$folder" "$$prefix/$$modules") || \
 	  echo 'without bytecode for $(LUAJIT): each start takes longer'; \
-	.ci/exchange "$$new" "$$to/$$modules" '$(LUAJIT)'
+	put 644 core/sharearray.h include/sharearray.h; \
+	for file in $(commands); do put 755 "$$file" "$$file"; done; \
+	put 755 $(core) lib/lua/5.1/sharearray/core.so; \
+	.ci/exchange "$$folder" "$$to/$$modules" '$(LUAJIT)'
 
 say = $(if $(findstring s,$(filter-out -%,$(firstword $(MAKEFLAGS)))),:,echo)
 

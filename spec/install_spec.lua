@@ -307,6 +307,28 @@ END
       ]]))
     end)
 
+    it("whatever LUA_INIT does, and never believes that it is done when it is not", function()
+      assert.equal(BYTECODE:rep(3), run(program .. [[
+        for init in 'os.exit(0)' 'nonsense(' 'require "nosuch"'; do
+          rm -rf tmp
+          LUA_INIT=$init make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp
+          use
+        done]]))
+      assert.equal(APART, run(functions .. 'make -s -C "$root" install LUAJIT=true PREFIX=$PWD/tmp; use'))
+    end)
+
+    it("and says so where it cannot be put", function()
+      local said, done = sh(functions .. [[
+        mkdir -p tmp/share/lua/5.1/sharearray
+        mount -t tmpfs none tmp/share/lua/5.1/sharearray || { echo not permitted; exit; }
+        make -s -C "$root" install LUAJIT="$luajit" PREFIX=$PWD/tmp && echo unexpected
+        umount tmp/share/lua/5.1/sharearray
+        exit 1]])
+      if done and said:find "not permitted" then pending(said) return end
+      assert.truthy(said:find("cannot be replaced: is it where a file system is mounted", 1, true), said)
+      assert.is_nil(said:find "unexpected")
+    end)
+
     it("and takes away what an earlier version had", function()
       assert.equal("0\n", run(program .. [[
         touch $share/sharearray/former.lua

@@ -81,9 +81,11 @@ end
 -- What the accessors of a class call when it is no element that is asked for, or none that can be had.
 local function make_hooks()
   local hooks = {}
-  -- At the first property: what all views have is loaded then.
+  -- At the first property: what all views have is loaded then. The class is told without: whoever asks for it takes an
+  -- error for another's cdata.
   function hooks.property(self, key)
     local class = hooks.class
+    if key == CLASS then return class end
     local own = { [CLASS] = class, close = close, set = class.set, tonumber = class.number }
     hooks.property = methods.property(class, own)
     return hooks.property(self, key)
