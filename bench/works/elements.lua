@@ -115,6 +115,8 @@ local c_rows = timed(SMALL, C.baseline_sum_rows, data, rows, COLUMNS)
 measure.progress "sums"
 compare("sum through v(i)", "C -O2", SMALL, timed(SMALL, sum_elements, small, SMALL), c_sum, { most = 1.1 })
 compare("sum through v(i, j)", "C -O2", SMALL, timed(SMALL, sum_matrix, matrix, rows, COLUMNS), c_rows, { most = 1.1 })
+compare("sum through v(i), of an array that may be written", "C -O2", SMALL,
+  timed(SMALL, sum_elements, sharearray.array(small), SMALL), c_sum, {})
 compare("sum through .data", "C -O2", SMALL, timed(SMALL, sum_data, small, SMALL), c_sum, { most = 1.05 })
 measure.progress "gathers"
 compare("random gather through v(i)", "C -O2", sample, timed(sample, gather_elements, x, index, sample), c_gather,
