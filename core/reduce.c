@@ -63,9 +63,9 @@ enum { PART = 1 << 18 }; /* bytes */
             LOAD(name##_##lanes, x + at, accumulators) * LOAD(name##_##lanes, y + at, accumulators),                   \
             (wide)x[i] * (wide)y[i])
 
-/* The same of booleans: any byte but 0 is true. All bits are shifted to the lowest: clang 14 cannot compare vectors of
- * 512 bits, and a comparison of elements it makes one of vectors. */
-#define TRUE(v) ((v | v >> 1 | v >> 2 | v >> 3 | v >> 4 | v >> 5 | v >> 6 | v >> 7) & 1)
+/* The same of booleans: any byte but 0 is true. Not by a comparison, as clang 14 has none of vectors of 512 bits, and makes
+ * vectors of elements. */
+#define TRUE(v) ((v + 255) / 256)
 
 #define BOOLEANS(lanes)                                                                                                \
   REDUCTION(sum_b1_##lanes, uint8_t, const uint8_t *x, lanes, uint64_t, integers_##lanes,                              \

@@ -8,6 +8,7 @@ local progress = require "sharearray.cli.progress"
 local system = require "sharearray.cli.system"
 local text = require "sharearray.cli.text"
 local view = require "sharearray.view"
+require "sharearray.cdefs" -- for the fields of a map
 
 local M = {}
 
