@@ -115,6 +115,25 @@ END]]):format(directory))
     end
   end)
 
+  -- A hole, but for its ends: the member's header, and the directory (APPNOTE.TXT, 4.3).
+  it("a bundle whose form is larger than a string may be is refused", function()
+    machine.shell(([[/usr/bin/python3 - <<'END'
+import struct
+name, size = b"sharearray.json", 2**31 + 5
+common = struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 33, 0, size, size, len(name), 0)
+local = b"PK\3\4" + common + name
+central = b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<HHHII", 0, 0, 0, 0, 0) + name
+end = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(central), len(local) + size, 0)
+with open("%s/sharearray_form.npy", "wb") as file:
+    file.write(local)
+    file.seek(size, 1)
+    file.write(central + end)
+END]]):format(directory))
+    local view, err, code = store:get("form")
+    assert.same({ nil, "corrupt" }, { view, code })
+    assert.truthy(err:find("its form is larger than a string may be", 1, true), err)
+  end)
+
   it("the environment names the directory", function()
     store:cache("x", sharearray.array({ 5 }))
     local said = machine.worker([[say(assert(sharearray.get("x"))(0))]], {}, { SHAREARRAY_SHM_PATH = directory })

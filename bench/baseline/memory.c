@@ -3,6 +3,7 @@
 #include "baseline.h"
 
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -24,11 +25,14 @@ double baseline_write(const char *path, const void *bytes, size_t size) {
   return end - start;
 }
 
-static float *reserve(const char *path, size_t bytes) {
+/* A new file, mapped: reserved in full, or on a tmpfs with huge=advise, with its mapping asking for huge pages. */
+static void *map_new(const char *path, size_t bytes, bool huge) {
   int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
   if (fd < 0) return MAP_FAILED;
-  float *x = MAP_FAILED;
-  if (posix_fallocate(fd, 0, (off_t)bytes) == 0) x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  void *x = MAP_FAILED;
+  if ((huge ? ftruncate(fd, (off_t)bytes) : posix_fallocate(fd, 0, (off_t)bytes)) == 0)
+    x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (huge && x != MAP_FAILED) madvise(x, bytes, MADV_HUGEPAGE);
   close(fd);
   unlink(path);
   return x;
@@ -39,7 +43,7 @@ static void fill(float *x, size_t count) {
 }
 
 double baseline_fill(const char *path, size_t count) {
-  float *x = reserve(path, count * sizeof *x);
+  float *x = map_new(path, count * sizeof *x, false);
   if (x == MAP_FAILED) return -1;
   double start = baseline_now();
   fill(x, count);
@@ -48,9 +52,9 @@ double baseline_fill(const char *path, size_t count) {
   return end - start;
 }
 
-double baseline_reserve_and_fill(const char *path, size_t count) {
+static double map_and_fill(const char *path, size_t count, bool huge) {
   double start = baseline_now();
-  float *x = reserve(path, count * sizeof *x);
+  float *x = map_new(path, count * sizeof *x, huge);
   if (x == MAP_FAILED) return -1;
   fill(x, count);
   double end = baseline_now();
@@ -58,35 +62,17 @@ double baseline_reserve_and_fill(const char *path, size_t count) {
   return end - start;
 }
 
-/* A new file on a tmpfs with huge=advise, of which a mapping asks for huge pages. */
-static void *map_huge(const char *path, size_t bytes) {
-  int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
-  if (fd < 0) return MAP_FAILED;
-  void *x = MAP_FAILED;
-  if (ftruncate(fd, (off_t)bytes) == 0) x = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (x != MAP_FAILED) madvise(x, bytes, MADV_HUGEPAGE);
-  close(fd);
-  unlink(path);
-  return x;
-}
+double baseline_reserve_and_fill(const char *path, size_t count) { return map_and_fill(path, count, false); }
+
+double baseline_fill_huge(const char *path, size_t count) { return map_and_fill(path, count, true); }
 
 double baseline_copy_huge(const char *path, const void *bytes, size_t size) {
   double start = baseline_now();
-  void *x = map_huge(path, size);
+  void *x = map_new(path, size, true);
   if (x == MAP_FAILED) return -1;
   memcpy(x, bytes, size);
   double end = baseline_now();
   munmap(x, size);
-  return end - start;
-}
-
-double baseline_fill_huge(const char *path, size_t count) {
-  double start = baseline_now();
-  float *x = map_huge(path, count * sizeof *x);
-  if (x == MAP_FAILED) return -1;
-  fill(x, count);
-  double end = baseline_now();
-  munmap(x, count * sizeof *x);
   return end - start;
 }
 
