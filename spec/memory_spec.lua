@@ -402,6 +402,12 @@ end)
 describe("the memory of a bundle", function()
   local directory, env
 
+  -- A view of its first byte, without a reference.
+  local function member(map)
+    local class = view.class_for(dtype.of "int8", 1, true, false, false)
+    return class.ctype(map, view.always, 0, ffi.cast(class.constant, map.base), 1, 1)
+  end
+
   before_each(function()
     directory = machine.directory()
     env = { SHAREARRAY_SHM_PATH = directory }
@@ -465,17 +471,38 @@ describe("the memory of a bundle", function()
     assert.equal(100, select(2, said:gsub("right", "")), said)
   end)
 
-  it("of many members is kept although another one is attached before the first is noted, in a finalizer", function()
-    local map, key = private_map(24), counting("int8", 1)
+  it("is there as long as a member, whoever has its owner, for as many rounds of the collector as it takes", function()
+    local map, members = private_map(24), {}
     do
-      local owner = lifetime.owner(map)
-      local room = lifetime.room(owner, 100)
-      lifetime.room(lifetime.owner(map), 100)
-      room[key] = owner
+      local list = lifetime.members(lifetime.owner(map), 3)
+      for i = 1, 3 do
+        members[i] = member(map)
+        lifetime.add(list, members[i])
+      end
+    end
+    for i = 1, 3 do
+      for _ = 1, 3 do collect() end
+      assert.equal(2, references(map))
+      members[i] = nil
     end
     collect()
+    assert.equal(1, references(map))
+    C.sharearray_unref(map)
+  end)
+
+  it("goes with the last member that is closed, although the closed ones are still there", function()
+    local map, members = private_map(24), {}
+    do
+      local list = lifetime.members(lifetime.owner(map), 2)
+      for i = 1, 2 do
+        members[i] = member(map)
+        lifetime.add(list, members[i])
+      end
+    end
+    members[2]:close()
+    collect()
     assert.equal(2, references(map))
-    key = nil -- luacheck: ignore
+    members[1]:close()
     collect()
     assert.equal(1, references(map))
     C.sharearray_unref(map)

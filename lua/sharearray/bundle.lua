@@ -20,6 +20,8 @@ local instance = require "sharearray.instance"
 local lifetime = require "sharearray.lifetime"
 local view = require "sharearray.view"
 
+local class_of_layout = view.class_of_layout
+
 local found, cjson = pcall(require, "cjson")
 if not found then
   error("sharearray: bundles need the Lua module cjson (Debian's lua-cjson has it): " .. tostring(cjson), 0)
@@ -249,20 +251,28 @@ function M.rebuild(form, arrays, count)
   return nil, tostring(result):gsub("^[^:]+:%d+: ", "")
 end
 
--- The views of all members by name, how many they are, and the form, if there is one; nil, message, code.
+-- The views of all members by name, how many they are, and the form, if there is one; nil, message, code. What one
+-- has in common with the one before it, as a thousand arrays mostly have, is not looked up again.
 local function read(pin, map, view_of)
   local total, members = tonumber(map.count), map.members
-  local arrays, room, count, form = table_new(0, math.min(total, lifetime.MOST)), lifetime.room(pin, total), 0, nil
+  local arrays, list, count, form = table_new(0, math.min(total, lifetime.MOST)), lifetime.members(pin, total), 0, nil
+  local layout, class
   for i = 0, total - 1 do
     local member = members[i]
-    if member.array ~= nil then
+    local header = member.array
+    if header ~= nil then
       local name = ffi.string(member.name, member.name_length - #".npy")
-      local value = instance.member(map, member)
-      if value then
-        room[value] = pin
+      if header.layout ~= layout then
+        layout = header.layout
+        class = class_of_layout(layout)
+      end
+      local value
+      if class then
+        value = instance.member(class, map, member)
+        lifetime.add(list, value)
       else
         local problem
-        value, problem = view_of(map, member.array, member.offset)
+        value, problem = view_of(map, header, member.offset)
         if not value then return nil, ("its member %s.npy: %s"):format(name, problem) end
         lifetime.belongs(value, pin)
       end

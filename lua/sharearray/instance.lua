@@ -8,7 +8,7 @@ local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 -- This file may be read long after view.lua was, and cdefs.lua.
-require("sharearray.library").check(2)
+require("sharearray.library").check(3)
 
 local cast, always, class_of = ffi.cast, view.always, view.class
 local known_class, class_for, class_of_layout = view.known_class, view.class_for, view.class_of_layout
@@ -71,13 +71,11 @@ function instance.new(dtype, shape, strides, pointer, map, writable)
   return make(dtype, shape, apart, pointer, map, sealed)
 end
 
---- The view of an array in a bundle, which has no reference of the map: see sharearray.lifetime. nil where its layout
--- is 0.
+--- The view of an array in a bundle, which has no reference of the map: see sharearray.lifetime.
+-- @param class of the array's layout, see view.class_of_layout
 -- @param map `sharearray_map *`
 -- @param member `sharearray_member *` of it
-function instance.member(map, member)
-  local class = class_of_layout(member.array.layout)
-  if not class then return nil end
+function instance.member(class, map, member)
   local result = class.ctype()
   C.sharearray_view(map, member, class.bits, always, result)
   return result

@@ -1,11 +1,12 @@
 --- Lifetimes: memory stays mapped as long as there is a view of it.
 --
--- A view either has a reference of its mapping, which its finalizer gives back; or it is lent, as rows are, and
--- lives on the reference of an *owner*, which `owners` keeps alive for it. For a finalizer is what LuaJIT is
--- slowest at, 120 ns, and a loop over rows makes a row at each turn.
+-- A view either has a reference of its mapping, which its finalizer gives back; or it is lent, and lives on the
+-- reference of an *owner*. For a finalizer is what LuaJIT is slowest at, 120 ns, and a loop over rows makes a row at
+-- each turn, a bundle a thousand members at once. Rows keep their owner by a weak table. The owner of a bundle does not
+-- go as long as one of its members is there: a list of them, which keeps none, costs a tenth of a weak table.
 --
--- An owner is no view: nobody can close it, or finalize it, under the rows that live on it. A view gets one with
--- the first row taken from it.
+-- An owner is no view: nobody can close it, or finalize it, under what lives on it. A view gets one with the first row
+-- taken from it.
 -- @module sharearray.lifetime
 
 local ffi = require "ffi"
@@ -16,17 +17,17 @@ local gc, sizeof, release = ffi.gc, ffi.sizeof, C.sharearray_release
 
 local M = {}
 
-local WEAK = { __mode = "k" }
+local WEAK, WEAK_VALUES = { __mode = "k" }, { __mode = "v" }
 
---- View -> the owner that it lives on, or that its rows do; owner -> true. Weak keys alone: an owner lives as long
--- as one of its views does. The collector clears its key before it finalizes it.
+--- View -> the owner that its rows live on; row -> the one that it lives on; owner -> true. Weak keys alone: an owner
+-- lives as long as one of its views does. The collector clears its key before it finalizes it.
 local owners = setmetatable({}, WEAK)
 M.owners = owners
 
--- Member of a bundle -> the owner that it lives on. The first table is for all bundles of few members, each other one
--- has a table of its own: a table that has to grow ten times on the way to a thousand entries takes five times as long.
-local rooms = { setmetatable({}, WEAK) }
-local FEW = 64
+-- Number -> the members of a bundle: a list with weak values, which has the bundle's `owner` too, its `number` and the
+-- `count`, holes where members went included.
+local bundles = {}
+local last = 1 -- of the numbers, which lent members have for `lent`, and rows 1
 
 --- Owner of a bundle of which the user closed a member -> true.
 M.broken = setmetatable({}, WEAK)
@@ -42,7 +43,7 @@ M.LENT = 2
 
 local lent_p = ffi.typeof("uint64_t *")
 local map_p = ffi.typeof("sharearray_map *")
-local Owner = ffi.typeof("struct { const void *const map; }")
+local Owner = ffi.typeof("struct { const void *const map; double bundle; }")
 local SIZE = ffi.sizeof(Owner)
 
 local function close_lent(x) ffi.fill(x, ffi.sizeof(x)) end
@@ -54,16 +55,34 @@ local function close_all_lent()
     if owner ~= true and x.lent ~= 0 then close_lent(x) end
     owners[x] = nil
   end
-  for _, room in ipairs(rooms) do
-    for x, owner in pairs(room) do
-      if owner ~= true then close_lent(x) end
-      room[x] = nil
+  for _, members in pairs(bundles) do
+    for i = 1, members.count do
+      if members[i] ~= nil then close_lent(members[i]) end
     end
   end
 end
 
+-- Whether there is a member that is not closed. Those behind the last one are not looked at again.
+local function has_member(members)
+  for i = members.count, 1, -1 do
+    local x = members[i]
+    if x ~= nil and x.map ~= nil then return true end
+    members.count = i - 1
+  end
+  return false
+end
+
+-- Whoever has the owner of a bundle is gone. While members are there it stays: the collector comes back in its next
+-- round. It took what is gone out of the list before.
 local function finalize_owner(self)
   if owners[self] then close_all_lent() end
+  local members = bundles[self.bundle]
+  if members and has_member(members) then
+    members.owner, owners[self] = self, true
+    gc(self, finalize_owner)
+    return
+  end
+  bundles[self.bundle] = nil
   C.sharearray_release(self, SIZE)
 end
 
@@ -76,25 +95,23 @@ function M.owner(map)
   return owner
 end
 
---- Where the members of a bundle are to be noted, that they live on `owner`.
--- @tparam number count how many there are, about
--- @treturn table view -> owner: the caller adds to it
-function M.room(owner, count)
-  if count < FEW then return rooms[1] end
-  for i = #rooms, 2, -1 do
-    if next(rooms[i]) == nil then table.remove(rooms, i) end
-  end
-  -- Half full: LuaJIT finds places for keys that are addresses more slowly in a table that gets full.
-  local room = setmetatable(table_new(0, math.min(2 * count, M.MOST)), WEAK)
-  room[owner] = true -- before there are members, a finalizer may attach another bundle, which drops empty rooms
-  rooms[#rooms + 1] = room
-  return room
+--- A list for the members of the bundle whose owner it is.
+-- @tparam number count how many there will be, about
+-- @treturn table for `M.add`
+function M.members(owner, count)
+  last = last + 1
+  local members = setmetatable(table_new(math.min(count + 1, M.MOST), 4), WEAK_VALUES)
+  members.owner, members.number, members.count = owner, last, 0
+  owner.bundle, bundles[last] = last, members
+  return members
 end
 
-local function room_of(x)
-  for i = 1, #rooms do
-    if rooms[i][x] then return rooms[i] end
-  end
+--- Makes the view `x`, which has no reference, live on that of the bundle's owner.
+function M.add(members, x)
+  local i = members.count + 1
+  rawset(members, i, x) -- or LuaJIT would look for a __newindex each time
+  members.count = i
+  ffi.cast(lent_p, x)[M.LENT] = members.number
 end
 
 --- A table with `x` as its only element, which does not keep it alive: for a function that others get. Code that LuaJIT
@@ -107,13 +124,12 @@ function M.belongs(x, owner) apart[x] = owner end
 
 --- Gives the view `x`, which has none among `owners`, an owner for its rows.
 function M.adopt(x)
-  local room = x.lent ~= 0 and room_of(x)
-  local owner = room and room[x] or M.owner(x.map)
+  local owner = M.owner(x.map)
   owners[x] = owner
   return owner
 end
 
---- Makes the view `x`, which has no reference, live on that of `owner`.
+--- Makes the row `x`, which has no reference, live on that of `owner`.
 function M.lend(owner, x)
   ffi.cast(lent_p, x)[M.LENT] = 1
   owners[x] = owner
@@ -131,13 +147,12 @@ end
 
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
 function M.close(x)
-  local owner, lent, bundle = owners[x], x.lent ~= 0, apart[x]
+  local owner, lent = owners[x], tonumber(x.lent)
+  local bundle = bundles[lent] and bundles[lent].owner or apart[x]
   -- From here on nothing is allocated until a lent view is all zeros: else the collector could finalize the owner, and
   -- then somebody's finalizer that reaches the view would read memory that is gone.
   if owner then owners[x] = nil end -- or LuaJIT would make room for the key
-  if lent then
-    local room = room_of(x)
-    if room then bundle, room[x] = room[x], nil end
+  if lent ~= 0 then
     close_lent(x)
     return note_closed(bundle)
   end
