@@ -17,10 +17,14 @@ local current, broken = C.sharearray_current, lifetime.broken
 
 local memo = {}
 
+local function clear(self, id)
+  self.memo[id], self.tables[id], self.counters[id], self.failures[id], self.fresh[id] = nil, nil, nil, nil, nil
+end
+
 --- Takes an id out of the memo.
 function memo:forget(id)
   if not self.memo[id] then return end
-  self.memo[id], self.tables[id], self.counters[id], self.failures[id], self.fresh[id] = nil, nil, nil, nil, nil
+  clear(self, id)
   loop.dropped()
 end
 
@@ -77,7 +81,11 @@ function memo:look(id)
   local total = self.changes[0]
   if total ~= self.seen then self:drop_outdated(total) end
   local pin = self.memo[id]
-  if not pin or pin.map == nil then return nil end -- its user may have closed the view
+  if not pin then return nil end
+  if pin.map == nil then -- its user closed the view; what follows is compiled for ids that are not known
+    clear(self, id)
+    return nil
+  end
   local now = loop.now()
   if self.closings ~= view.closings then
     self.fresh, self.closings = {}, view.closings
