@@ -1,4 +1,8 @@
 --- A tmpfs with huge pages by advice, where this user may mount one.
+--
+-- What uses it is measured in rounds of its own. After a gibibyte of plain pages a huge one takes ten times as long on
+-- some virtual machines: the host took the large pieces of free memory back, and has to find others. Plain pages come
+-- after plain ones as well.
 
 local machine = require "support.machine"
 local measure = require "harness.measure"
