@@ -471,7 +471,7 @@ describe("the memory of a bundle", function()
     assert.equal(100, select(2, said:gsub("right", "")), said)
   end)
 
-  it("is there as long as a member, whoever has its owner, for as many rounds of the collector as it takes", function()
+  it("is there as long as a member, although nobody has its owner", function()
     local map, members = private_map(24), {}
     do
       local list = lifetime.members(lifetime.owner(map), 3)
@@ -488,6 +488,66 @@ describe("the memory of a bundle", function()
     collect()
     assert.equal(1, references(map))
     C.sharearray_unref(map)
+  end)
+
+  it("is that bundle's, although a finalizer attaches another one in the midst of it", function()
+    local map, other, list, inner = private_map(24), private_map(24), nil, nil
+    local outer, globals = lifetime.owner(map), getfenv(lifetime.members)
+    local real = globals.setmetatable
+    globals.setmetatable = function(...) -- which allocates, as the collector's steps may
+      globals.setmetatable = real
+      inner = lifetime.members(lifetime.owner(other), 1)
+      return real(...)
+    end
+    list = lifetime.members(outer, 1)
+    local one, two = member(map), member(other)
+    lifetime.add(list, one)
+    lifetime.add(inner, two)
+    outer, one, list, inner = nil, nil, nil, nil -- luacheck: ignore
+    for _ = 1, 3 do collect() end
+    assert.same({ 1, 2 }, { references(map), references(other) })
+    assert.equal(0, two(0))
+    C.sharearray_unref(map)
+    C.sharearray_unref(other)
+  end)
+
+  it("goes with the Lua state, whatever the collector was about to do with it", function()
+    local said = machine.worker([[
+      ffi.cdef "typedef struct lua_State lua_State; lua_State *luaL_newstate(void); void luaL_openlibs(lua_State *);"
+      ffi.cdef "int luaL_loadstring(lua_State *, const char *); int lua_pcall(lua_State *, int, int, int);"
+      ffi.cdef "void lua_close(lua_State *);"
+      local function mapped()
+        local files = 0
+        for line in io.lines "/proc/self/maps" do
+          if line:find("sharearray_spec", 1, true) and not line:find(".changes.", 1, true) then files = files + 1 end
+        end
+        return files
+      end
+      local function in_a_state(code)
+        local state = ffi.C.luaL_newstate()
+        ffi.C.luaL_openlibs(state)
+        assert(ffi.C.luaL_loadstring(state, code) == 0 and ffi.C.lua_pcall(state, 0, 0, 0) == 0)
+        local before = mapped()
+        ffi.C.lua_close(state)
+        return before, mapped()
+      end
+      local held, left = 0, 0
+      for steps = 0, 150, 3 do
+        local before, after = in_a_state(([=[
+          local sharearray = require "sharearray"
+          local bundle = assert(sharearray.cache("b", { m1 = sharearray.array { 1 }, m2 = sharearray.array { 2 } }))
+          member, bundle = bundle.m2, nil
+          sharearray.free "b"
+          sharearray.get "b"
+          collectgarbage "stop"
+          for _ = 1, %d do collectgarbage("step", 0) end
+          assert(member(0) == 2)
+        ]=]):format(steps))
+        held, left = held + before, left + after
+      end
+      say(held, left)
+    ]], {}, env):finish()
+    assert.equal("51 0\n", said)
   end)
 
   it("goes with the last member that is closed, although the closed ones are still there", function()

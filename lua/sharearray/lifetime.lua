@@ -2,8 +2,9 @@
 --
 -- A view either has a reference of its mapping, which its finalizer gives back; or it is lent, and lives on the
 -- reference of an *owner*. For a finalizer is what LuaJIT is slowest at, 120 ns, and a loop over rows makes a row at
--- each turn, a bundle a thousand members at once. Rows keep their owner by a weak table. The owner of a bundle does not
--- go as long as one of its members is there: a list of them, which keeps none, costs a tenth of a weak table.
+-- each turn, a bundle a thousand members at once. Rows keep their owner by a weak table. That of a bundle is kept by
+-- whoever has the bundle, mostly the memo, and has a list of the members, which keeps none and costs a tenth of a weak
+-- table; once nobody has it, those that are still there keep it as rows do.
 --
 -- An owner is no view: nobody can close it, or finalize it, under what lives on it. A view gets one with the first row
 -- taken from it.
@@ -48,43 +49,51 @@ local SIZE = ffi.sizeof(Owner)
 
 local function close_lent(x) ffi.fill(x, ffi.sizeof(x)) end
 
+local function release_owner(owner) release(owner, SIZE) end -- and zeroes it: a second time does nothing
+
 -- When the Lua state ends, LuaJIT finalizes all cdata, whoever refers to it, before the user's last finalizers
 -- run: those must find what was lent closed, not dangling. The first owner does it for all: this takes one walk.
-local function close_all_lent()
+local function close_all()
   for x, owner in pairs(owners) do
     if owner ~= true and x.lent ~= 0 then close_lent(x) end
-    owners[x] = nil
   end
   for _, members in pairs(bundles) do
     for i = 1, members.count do
       if members[i] ~= nil then close_lent(members[i]) end
     end
   end
+  for x, owner in pairs(owners) do
+    if owner == true then release_owner(x) end
+    owners[x] = nil
+  end
 end
 
--- Whether there is a member that is not closed. Those behind the last one are not looked at again.
-local function has_member(members)
-  for i = members.count, 1, -1 do
+local finalize_owner
+
+-- Makes the members of a bundle keep their owner, whom nobody else has; false if there are none but closed ones. The
+-- collector took those that are gone out of the list before it finalized the owner.
+local function keep(owner)
+  local members, kept = bundles[owner.bundle], false
+  if not members then return false end
+  for i = 1, members.count do
     local x = members[i]
-    if x ~= nil and x.map ~= nil then return true end
-    members.count = i - 1
+    if x ~= nil and x.map ~= nil and not owners[x] then -- else it has an owner of its own, for its rows
+      if not kept then gc(owner, finalize_owner) end -- before what may run out of memory
+      kept, owners[x], owners[owner] = true, owner, true
+    end
   end
-  return false
+  bundles[owner.bundle] = nil
+  return kept
 end
 
--- Whoever has the owner of a bundle is gone. While members are there it stays: the collector comes back in its next
--- round. It took what is gone out of the list before.
-local function finalize_owner(self)
-  if owners[self] then close_all_lent() end
-  local members = bundles[self.bundle]
-  if members and has_member(members) then
-    members.owner, owners[self] = self, true
-    gc(self, finalize_owner)
-    return
-  end
-  bundles[self.bundle] = nil
-  C.sharearray_release(self, SIZE)
+function finalize_owner(self)
+  if owners[self] then close_all() end
+  if not keep(self) then release_owner(self) end
 end
+
+-- Of an owner that the collector was about to finalize when the Lua state ended, `owners` no longer tells that it did.
+-- This one is finalized at no other time.
+M.at_end = gc(Owner(nil), close_all)
 
 --- An owner with a reference of its own.
 -- @param map `sharearray_map *`
@@ -99,10 +108,11 @@ end
 -- @tparam number count how many there will be, about
 -- @treturn table for `M.add`
 function M.members(owner, count)
-  last = last + 1
+  local number = last + 1 -- a finalizer may take the next one before this is over
+  last = number
   local members = setmetatable(table_new(math.min(count + 1, M.MOST), 4), WEAK_VALUES)
-  members.owner, members.number, members.count = owner, last, 0
-  owner.bundle, bundles[last] = last, members
+  members.owner, members.number, members.count = owner, number, 0
+  owner.bundle, bundles[number] = number, members
   return members
 end
 
