@@ -122,6 +122,41 @@ describe("compiled code", function()
     assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
   end)
 
+  -- Where compiled code is left while the collector is at its end, LuaJIT runs finalizers: behind the call, say, that
+  -- attaches, and before what it handed out is read.
+  it("gives each who asks what he asked for, although finalizers ask in the midst of that", function()
+    local said = in_processes [[
+      jit.opt.start "hotexit=56"
+      local N, FINALIZED, ROUNDS = 8, 1000, 30000
+      local store, asked, wrong = sharearray.new(), 0, 0
+      for i = 0, N - 1 do
+        store:cache("a" .. i, sharearray.array { i })
+        store:cache("f" .. i, sharearray.array { FINALIZED + i })
+      end
+      local kept = {}
+      local function ask()
+        asked = asked + 1
+        store:get("absent" .. asked % N)
+        kept[asked % N] = store:get("f" .. asked % N)
+      end
+      for k = 1, ROUNDS do
+        getmetatable(newproxy(true)).__gc = ask
+        local i = k % N
+        local x = store:get("a" .. i)
+        if x(0) ~= i then wrong = wrong + 1 end
+        x:close()
+        local _, text = store:get("nobody" .. i)
+        if not text:find("nobody" .. i .. ".npy", 1, true) then wrong = wrong + 1 end
+        if k % N == 0 then
+          for _, y in pairs(kept) do y:close() end
+          kept = {}
+        end
+      end
+      io.write(asked > ROUNDS / 2 and wrong or "none was finalized")
+    ]]
+    assert.equal(("0 "):rep(RUNS):sub(1, -2), said)
+  end)
+
   -- Builds whose coroutines are dropped, each at one yield more than the one before.
   local DROPPED = [[
     ffi.cdef "int fcntl(int fd, int command, ...);"

@@ -491,7 +491,7 @@ describe("the memory of a bundle", function()
   end)
 
   it("is that bundle's, although a finalizer attaches another one in the midst of it", function()
-    local map, other, list, inner = private_map(24), private_map(24), nil, nil
+    local map, other, inner = private_map(24), private_map(24), nil
     local outer, globals = lifetime.owner(map), getfenv(lifetime.members)
     local real = globals.setmetatable
     globals.setmetatable = function(...) -- which allocates, as the collector's steps may
@@ -499,7 +499,7 @@ describe("the memory of a bundle", function()
       inner = lifetime.members(lifetime.owner(other), 1)
       return real(...)
     end
-    list = lifetime.members(outer, 1)
+    local list = lifetime.members(outer, 1)
     local one, two = member(map), member(other)
     lifetime.add(list, one)
     lifetime.add(inner, two)

@@ -9,6 +9,7 @@ local ffi = require "ffi"
 local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
@@ -18,16 +19,15 @@ local tensors = lazy "sharearray.torch"
 local array = {}
 
 local MAXDIMS = C.SHAREARRAY_MAXDIMS
-local message_buffer = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local map_out = ffi.new("sharearray_map *[1]")
 
 -- Internal functions return nil and a message; the public ones raise it at their caller's line.
 
 local function allocate(dtype, shape)
   local size = 1
   for _, n in ipairs(shape) do size = size * n end
-  local code = C.sharearray_private(size * dtype.itemsize, map_out, message_buffer)
-  if code < 0 then return nil, ffi.string(message_buffer) end
+  local map_out, message = library.new_map_out(), library.new_message()
+  local code = C.sharearray_private(size * dtype.itemsize, map_out, message)
+  if code < 0 then return nil, ffi.string(message) end
   local map = map_out[0]
   local result = instance.new(dtype, shape, nil, map.base, map, true)
   C.sharearray_unref(map) -- the array has its own reference

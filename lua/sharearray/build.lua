@@ -8,6 +8,7 @@ local draft = require "sharearray.draft"
 local dtype = require "sharearray.dtype"
 local file = require "sharearray.file"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local lifetime = require "sharearray.lifetime"
 local loop = require "sharearray.loop"
 local shapes = require "sharearray.shape"
@@ -19,10 +20,6 @@ local bundle = lazy "sharearray.bundle"
 local origin = lazy "sharearray.origin"
 
 local M = {}
-
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local map_out = ffi.new("sharearray_map *[1]")
-local build_out = ffi.new("sharearray_build *[1]")
 
 local held = 0
 
@@ -131,7 +128,7 @@ end
 
 local function publish(self, complete, deadline)
   local ticket = ffi.new("sharearray_ticket", { recheck = 20 })
-  local round = 0
+  local map_out, message, round = library.new_map_out(), library.new_message(), 0
   if self.session then self.session:date(complete) end
   while true do
     ticket.seen = C.sharearray_changes_of(self.place.handle, self.id)
@@ -155,6 +152,7 @@ end
 
 -- Raises a refusal of what `publish` would take and nobody could use afterwards: a bundle with a bad form, say.
 local function check_fetched(self, complete)
+  local map_out, message = library.new_map_out(), library.new_message()
   local code = C.sharearray_seal(self.build, complete, map_out, message)
   if code < 0 then draft.refuse(self.id, code, message) end
   local map = M.own_map(map_out[0])
@@ -200,8 +198,9 @@ end
 -- Gives the origin what stands on this machine already. That is done under the lock, taken once more, lest another
 -- process take the origin's version for the newer one meanwhile. Whoever has the lock by now builds, and may.
 local function give_to_origin(self, map)
+  local build_out = library.new_build_out()
   local step = C.sharearray_attach(self.place.handle, self.id, C.SHAREARRAY_REFRESH, ffi.new("sharearray_ticket"),
-    map_out, build_out, message)
+    library.new_map_out(), build_out, nil)
   local lock = step == C.SHAREARRAY_BUILD and M.own(build_out[0])
   pcall(self.session.publish, self.session, map)
   if lock then M.give_up(lock) end

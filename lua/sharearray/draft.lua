@@ -12,6 +12,7 @@ local dtype = require "sharearray.dtype"
 local instance = require "sharearray.instance"
 local layout = require "sharearray.layout"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local place_ = require "sharearray.place"
 local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
@@ -24,11 +25,7 @@ local M = {}
 
 local HEADER = 10240 -- room for the header of an .npy file: NumPy reads none of more than 10,000 bytes
 
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local draft_out = ffi.new("sharearray_draft *[1]")
-local map_out = ffi.new("sharearray_map *[1]")
-local bytes_out = ffi.new("uint64_t[1]")
-local header_buffer = ffi.new("char[?]", HEADER)
+local new_message = library.new_message
 
 local function delete_draft(draft) C.sharearray_draft_delete(draft) end
 
@@ -49,11 +46,9 @@ function M.refuse(id, code, text)
   M.raise(words, word)
 end
 
-local crc_out = ffi.new("uint32_t[1]")
-
 --- The CRC-32 `crc`, 0 to begin with, carried on over `size` bytes; or nil, message, code where zlib is not there.
 function M.try_crc32(crc, pointer, size)
-  crc_out[0] = crc
+  local crc_out, message = ffi.new("uint32_t[1]", crc), new_message()
   local code = C.sharearray_crc32(pointer, size, crc_out, message)
   if code < 0 then return nil, ffi.string(message), code end
   return crc_out[0]
@@ -82,12 +77,13 @@ end
 local function header_of(type_, shape)
   local dims = ffi.new("uint64_t[?]", #shape + 1)
   for i, n in ipairs(shape) do dims[i - 1] = n end
-  local length = C.sharearray_npy_write(type_.descr, #shape, dims, header_buffer, HEADER)
+  local header = ffi.new("char[?]", HEADER)
+  local length = C.sharearray_npy_write(type_.descr, #shape, dims, header, HEADER)
   if length < 0 then
     M.raise(("sharearray: a dtype that takes %d characters to describe does not fit a header that NumPy reads"):format(
       #type_.descr), "unsupported")
   end
-  return ffi.string(header_buffer, length)
+  return ffi.string(header, length)
 end
 
 --- Takes a `sharearray_draft *` over, to be given back with the others.
@@ -98,6 +94,7 @@ function Drafts:adopt(handle)
 end
 
 local function new_draft(self, bytes)
+  local draft_out, message = ffi.new("sharearray_draft *[1]"), new_message()
   local code = C.sharearray_draft_new(self.place.handle, bytes, draft_out, message)
   if code < 0 then M.refuse(self.id, code, message) end
   return self:adopt(draft_out[0])
@@ -116,6 +113,7 @@ end
 -- A draft in memory, reserved in full: the draft, and its map with a reference for the caller.
 local function mapped_draft(self, bytes)
   local draft = new_draft(self, bytes)
+  local map_out, message = library.new_map_out(), new_message()
   local more
   repeat
     more = C.sharearray_draft_reserve(draft, wait.piece(self.settings), message)
@@ -128,6 +126,7 @@ local function mapped_draft(self, bytes)
 end
 
 local function write(self, draft, pointer, bytes)
+  local message = new_message()
   local code = C.sharearray_draft_write(draft, pointer, bytes, message)
   if code < 0 then M.refuse(self.id, code, message) end
   wait.breathe(self.settings)
@@ -245,6 +244,7 @@ local function plan(self, arrays, form)
   if form then
     members[count - 1].name, members[count - 1].name_length, members[count - 1].size = bundle.FORM, #bundle.FORM, form
   end
+  local bytes_out, message = ffi.new("uint64_t[1]"), new_message()
   local code = C.sharearray_npz_plan(members, count, bytes_out, message)
   if code < 0 then M.refuse(self.id, code, message) end
   return { c = members, arrays = arrays, count = count, bytes = tonumber(bytes_out[0]) }

@@ -5,6 +5,7 @@
 local ffi = require "ffi"
 local dtype = require "sharearray.dtype"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local obtain = require "sharearray.obtain"
 local place_ = require "sharearray.place"
 local store = require "sharearray.store"
@@ -15,8 +16,6 @@ local origin = lazy "sharearray.origin"
 local open, with, check_id, check_source = store.open, store.with, store.check_id, store.check_source
 
 local entries = {}
-
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 
 --- Builds `id` anew and replaces it in one step. Views that were handed out before stay valid.
 -- If another process is building it, waits for that first.
@@ -84,6 +83,7 @@ function entries:free(id, opts)
     if code then return nil, text, code end
   end
   place:forget(id)
+  local message = library.new_message()
   for _ = 1, LOOKS do
     local result = C.sharearray_remove(place.handle, id, message)
     if result < 0 then return place_.failure(id, result, message) end
@@ -142,7 +142,7 @@ local function describe(self, id, info)
 end
 
 local function stat(self, id)
-  local info = ffi.new("sharearray_info")
+  local info, message = ffi.new("sharearray_info"), library.new_message()
   local code = C.sharearray_stat(self.place.handle, id, info, message)
   if code < 0 then return place_.failure(id, code, message) end
   return describe(self, id, info)
@@ -162,7 +162,7 @@ function entries:stat(id, opts)
 end
 
 -- Removes what dead builders left anywhere.
-local function sweep(self)
+local function sweep(self, message)
   for _ = 1, LOOKS do
     local pending = C.sharearray_sweep(self.place.handle, message)
     if pending < 0 then return pending end
@@ -178,8 +178,8 @@ function entries:list(opts)
   self = with(self, opts, 2)
   local place, text, code = open(self, 2)
   if not place then return nil, text, code end
-  local ids_out, count_out = ffi.new("char *[1]"), ffi.new("size_t[1]")
-  local result = sweep(self)
+  local ids_out, count_out, message = ffi.new("char *[1]"), ffi.new("size_t[1]"), library.new_message()
+  local result = sweep(self, message)
   if result == 0 then result = C.sharearray_ids(place.handle, ids_out, count_out, message) end
   if result < 0 then return place_.failure("*", result, message) end
   local list, at = {}, ids_out[0]

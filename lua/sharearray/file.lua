@@ -7,6 +7,7 @@
 local draft = require "sharearray.draft"
 local ffi = require "ffi"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
 
@@ -15,11 +16,6 @@ local bundle = lazy "sharearray.bundle"
 local M = {}
 
 local STEP = 16 * 2 ^ 20 -- bytes at most, for the sake of `progress`
-
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local import_out = ffi.new("sharearray_import *[1]")
-local draft_out = ffi.new("sharearray_draft *[1]")
-local done_out, total_out, length_out = ffi.new("uint64_t[1]"), ffi.new("uint64_t[1]"), ffi.new("uint64_t[1]")
 
 local function delete_import(import) C.sharearray_import_delete(import) end
 
@@ -65,6 +61,7 @@ function M.is(value) return sources[value] ~= nil end
 -- A bundle of ours says in a member how it is put together. Better a word now than an entry that
 -- nobody can read.
 local function check_form(import, path)
+  local length_out = ffi.new("uint64_t[1]")
   local form, arrays = C.sharearray_import_extra(import, length_out), {}
   if form == nil then return end
   local text = ffi.string(form, length_out[0])
@@ -80,6 +77,7 @@ local function check_form(import, path)
 end
 
 local function report(import, progress)
+  local done_out, total_out = ffi.new("uint64_t[1]"), ffi.new("uint64_t[1]")
   C.sharearray_import_progress(import, done_out, total_out)
   local ok, problem = pcall(progress, tonumber(done_out[0]), tonumber(total_out[0]))
   if not ok then draft.raise(problem, "callback") end
@@ -87,6 +85,7 @@ end
 
 local function copy(import, drafts, fields)
   check_form(import, fields.path)
+  local draft_out, message = ffi.new("sharearray_draft *[1]"), library.new_message()
   local code = C.sharearray_import_draft(import, drafts.place.handle, draft_out, message)
   if code < 0 then draft.refuse(drafts.id, code, message) end
   local result = drafts:adopt(draft_out[0])
@@ -109,6 +108,7 @@ pcall(jit.off, copy)
 -- @param drafts those of the build
 function M.draft(source, drafts)
   local fields = sources[source]
+  local import_out, message = ffi.new("sharearray_import *[1]"), library.new_message()
   local code = C.sharearray_import_new(fields.path, bundle.FORM, import_out, message)
   if code < 0 then draft.refuse(drafts.id, code, message) end
   local import = ffi.gc(import_out[0], delete_import) -- an aborted coroutine leaves it to the collector

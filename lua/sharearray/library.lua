@@ -89,4 +89,10 @@ library.check(library.ABI)
 
 library.C, library.declarations = C, declarations
 
+--- Where the core is to put what it hands out: of each call its own, of no module. LuaJIT may run finalizers where
+-- compiled code is left, behind a call and before what it handed out is read; and one may make the same call.
+library.new_message = ffi.typeof("char[" .. library.MESSAGE .. "]")
+library.new_map_out = ffi.typeof("sharearray_map *[1]")
+library.new_build_out = ffi.typeof("sharearray_build *[1]")
+
 return library

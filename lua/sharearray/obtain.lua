@@ -28,11 +28,14 @@ local C, GET, YIELDS = library.C, library.GET, library.YIELDS
 local READY, BUILD, WAIT, FILLED = library.READY, library.BUILD, library.WAIT, library.FILLED
 local attach, remember = C.sharearray_attach, place_.remember
 local new_ticket = ffi.typeof("sharearray_ticket")
-local spare -- the ticket of an attach that is over. While one goes on, a finalizer may begin another.
 
-local message = ffi.new("char[?]", library.MESSAGE)
-local map_out = ffi.new("sharearray_map *[1]")
-local build_out = ffi.new("sharearray_build *[1]")
+-- What the core fills in, kept from an attach that is over. While one goes on, a finalizer may begin another.
+local spare
+
+local function new_outs()
+  return { ticket = new_ticket(), map = library.new_map_out(), build = library.new_build_out(),
+    message = library.new_message() }
+end
 
 local function recursive(id)
   return nil, ("sharearray: '%s': it is being built by this very coroutine: the function that builds an id must "
@@ -62,8 +65,9 @@ end
 -- @return[2] nil, message, code
 function M.obtain(self, id, source, flags)
   local place, settings = self.place, self.settings
-  local ticket = spare or new_ticket()
+  local out = spare or new_outs()
   spare = nil
+  local ticket, message = out.ticket, out.message
   local deadline = settings.timeout >= 0 and wait.deadline(settings) or nil
   local me = settings.sleep and builders.current()
   if me then
@@ -72,21 +76,25 @@ function M.obtain(self, id, source, flags)
     flags = flags + YIELDS
   end
   local looked = loop.now()
-  local step = attach(place.handle, id, flags, ticket, map_out, build_out, message)
+  local step = attach(place.handle, id, flags, ticket, out.map, out.build, message)
   if step == WAIT then
     local value, code
-    step, value, code = wait.attach(self, id, flags, ticket, deadline, map_out, build_out, message)
+    step, value, code = wait.attach(self, id, flags, ticket, deadline, out.map, out.build, message)
     if step == FILLED then return value end
     if not step then return nil, value, code end
   end
   if step == READY then
-    local value, text, code = remember(self, id, map_out[0], ticket.layout, ticket.seen, looked)
-    spare = ticket
+    local value, text, code = remember(self, id, out.map[0], ticket.layout, ticket.seen, looked)
+    spare = out
     if value == nil then return nil, text, code end
     return M.renewed(self, id, source, value)
   end
-  if step ~= BUILD then return place_.failure(id, step, message) end
-  local run, handle = own(build_out[0])
+  if step ~= BUILD then
+    local _, text, code = place_.failure(id, step, message)
+    spare = out
+    return nil, text, code
+  end
+  local run, handle = own(out.build[0])
   local value, reason, code = run(self, id, handle, source, deadline, ticket)
   -- Another machine may have built it long ago.
   if reason == build.FETCHED and settings.max_age then return M.renewed(self, id, source, value) end

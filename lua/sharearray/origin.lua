@@ -45,6 +45,7 @@
 
 local ffi = require "ffi"
 local draft = require "sharearray.draft"
+local library = require "sharearray.library"
 local lifetime = require "sharearray.lifetime"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -55,9 +56,6 @@ local POLL, LISTENING, HOLD_BACK = 1, 30, 10 -- seconds
 local FIRST, LONGEST = 0.02, 0.25            -- seconds between two tries to get the lease
 local AGAIN = { 0.5, 1, 2 }                  -- seconds between tries to publish
 local PIECE = 4 * 2 ^ 20                     -- bytes to sum between two breaths
-
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local version_out = ffi.new("int64_t[1]")
 
 if not pcall(function() return ffi.C.getpid end) then ffi.cdef "int getpid(void);" end
 
@@ -117,6 +115,7 @@ local function held_by(holder) return holder[1] or error("the build it belonged 
 
 local function take(self, pointer, size)
   self.crc = draft.crc32(self.id, self.crc, pointer, size)
+  local message = library.new_message()
   local code = C.sharearray_draft_write(self.draft, pointer, size, message)
   if code < 0 then draft.refuse(self.id, code, message) end
 end
@@ -270,6 +269,7 @@ end
 --- Dates a draft that is about to be published: as the origin does, or now.
 function Session:date(complete)
   self.running = false
+  local version_out, message = ffi.new("int64_t[1]"), library.new_message()
   version_out[0] = self.fetched and to_version(self.fetched) or 0
   local code = C.sharearray_draft_version(complete, version_out, message)
   if code < 0 then draft.refuse(self.id, code, message) end

@@ -15,8 +15,6 @@ local content = lazy "sharearray.content"
 local M = {}
 
 local C, whole = library.C, view.whole
-local message = ffi.new("char[?]", library.MESSAGE)
-local store_out = ffi.new("sharearray_store *[1]")
 
 local RECHECK = 10 -- milliseconds that the memo is trusted for
 local Place = { RECHECK = RECHECK }
@@ -59,6 +57,7 @@ function M.open(settings, level)
   for i, uid in ipairs(trust) do uids[i - 1] = uid end
   local options = ffi.new("sharearray_options", settings.shm_path, settings.prefix, settings.mode or -1,
     settings.owner or -1, uids, #trust)
+  local store_out, message = ffi.new("sharearray_store *[1]"), library.new_message()
   local code = C.sharearray_store_new(options, store_out, message)
   if code == library.EINVAL then error(ffi.string(message), level + 1) end
   if code < 0 then return nil, "sharearray: " .. ffi.string(message), ffi.string(C.sharearray_code(code)) end

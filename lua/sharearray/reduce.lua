@@ -12,12 +12,13 @@ local reduce = {}
 
 local PIECE = 256 * 1024 -- bytes of an array with gaps that are put together at a time
 
-local real, integer = ffi.new("double[1]"), ffi.new("uint64_t[1]")
+-- What the core puts a sum into: of each call its own, see sharearray.library.
+local Sum = ffi.typeof("struct { double real[1]; uint64_t integer[1]; }")
 
--- What the core left in `real` or `integer`, as an element of the dtype would be.
-local function result_of(dtype)
-  if dtype.kind == "f" then return real[0] end
-  local whole = dtype.kind == "i" and ffi.cast("int64_t", integer[0]) or integer[0]
+-- A sum as an element of the dtype would be.
+local function result_of(dtype, sum)
+  if dtype.kind == "f" then return sum.real[0] end
+  local whole = dtype.kind == "i" and ffi.cast("int64_t", sum.integer[0]) or sum.integer[0]
   return dtype.itemsize == 8 and whole or tonumber(whole) -- exact up to 2^53
 end
 
@@ -25,24 +26,23 @@ local function refuse(dtype)
   return nil, "elements of dtype " .. dtype.name .. " cannot be added here"
 end
 
-local function add(dtype, x, y, count)
-  return C.sharearray_reduce(dtype.kind:byte(), dtype.itemsize, x, y, count, real, integer) == 0
+local function add(dtype, x, y, count, sum)
+  return C.sharearray_reduce(dtype.kind:byte(), dtype.itemsize, x, y, count, sum.real, sum.integer) == 0
 end
 
 --- The sum of all elements of a view; or nil and a message.
 function reduce.sum(v)
-  local dtype = v.dtype
+  local dtype, sum = v.dtype, Sum()
   if layout.contiguous(v) then
-    if not add(dtype, instance.pointer(v), nil, v.size) then return refuse(dtype) end
-    return result_of(dtype)
+    if not add(dtype, instance.pointer(v), nil, v.size, sum) then return refuse(dtype) end
+    return result_of(dtype, sum)
   end
-  local sum, whole = 0, ffi.new("uint64_t", 0)
+  local whole = Sum()
   for piece, bytes in layout.pieces(v, PIECE) do
-    if not add(dtype, piece, nil, bytes / dtype.itemsize) then return refuse(dtype) end
-    sum, whole = sum + real[0], whole + integer[0]
+    if not add(dtype, piece, nil, bytes / dtype.itemsize, sum) then return refuse(dtype) end
+    whole.real[0], whole.integer[0] = whole.real[0] + sum.real[0], whole.integer[0] + sum.integer[0]
   end
-  real[0], integer[0] = sum, whole
-  return result_of(dtype)
+  return result_of(dtype, whole)
 end
 
 -- Without gaps: the view, or a copy.
@@ -56,8 +56,9 @@ function reduce.dot(v, w)
   local mine, others = tuple(v.shape), tuple(w.shape)
   if mine ~= others then return nil, ("the shapes %s and %s differ"):format(mine, others) end
   local x, y = packed(v), packed(w)
-  if not add(dtype, instance.pointer(x), instance.pointer(y), v.size) then return refuse(dtype) end
-  return result_of(dtype)
+  local sum = Sum()
+  if not add(dtype, instance.pointer(x), instance.pointer(y), v.size, sum) then return refuse(dtype) end
+  return result_of(dtype, sum)
 end
 
 return reduce

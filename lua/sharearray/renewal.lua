@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local build = require "sharearray.build"
 local builders = require "sharearray.builders"
 local lazy = require "sharearray.lazy"
+local library = require "sharearray.library"
 local obtain = require "sharearray.obtain"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -17,10 +18,7 @@ local M = {}
 -- Seconds between two tries to rebuild what has grown too old.
 local RETRY_MIN, RETRY_MAX = 1, 10
 
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
 local new_ticket = ffi.typeof("sharearray_ticket") -- interpreted code would parse it at every call
-local map_out = ffi.new("sharearray_map *[1]")
-local build_out = ffi.new("sharearray_build *[1]")
 
 local function retry_pause(max_age) return math.max(RETRY_MIN, math.min(max_age, RETRY_MAX)) end
 
@@ -53,7 +51,9 @@ end
 local function lock(self, id, source, value, ticket, why)
   local place = self.place
   -- No YIELDS: ERECURSIVE, where another coroutine builds it, is as good as WAIT.
-  local step = C.sharearray_attach(place.handle, id, C.SHAREARRAY_REFRESH, ticket, map_out, build_out, message)
+  local build_out, message = library.new_build_out(), library.new_message()
+  local step = C.sharearray_attach(place.handle, id, C.SHAREARRAY_REFRESH, ticket, library.new_map_out(), build_out,
+    message)
   if step < 0 and step ~= C.SHAREARRAY_ERECURSIVE then
     note_failure(place, id)
     wait.warn(self.settings, id, ("not %s: %s; the one of %.0f s ago serves on"):format(why, ffi.string(message),

@@ -5,6 +5,7 @@
 
 local ffi = require "ffi"
 local dtypes = require "sharearray.dtype"
+local library = require "sharearray.library"
 local C = require("sharearray.cdefs").C
 
 local M = {}
@@ -33,10 +34,8 @@ end
 -- Of a record's field; of a member of a bundle that NumPy wrote.
 local UNALIGNED = "the elements do not lie at multiples of their size: copy them first, sharearray.array(v):torch()"
 
-local message = ffi.new("char[?]", C.SHAREARRAY_MESSAGE)
-local map_out, bytes_out = ffi.new("sharearray_map *[1]"), ffi.new("void *[1]")
-
-local nothing = ffi.cast("const char *", message) -- where an empty tensor has its elements: NULL would equal nil
+M.nothing = ffi.new("char[64]")
+local nothing = ffi.cast("const char *", M.nothing) -- where an empty tensor has its elements: NULL would equal nil
 
 local function unref(map) C.sharearray_unref(map) end
 
@@ -80,6 +79,7 @@ function M.tensor(dtype, shape, strides, pointer, map)
   end
   local offset = ffi.cast("const char *", pointer) - ffi.cast("const char *", map.base)
   if offset % dtype.itemsize ~= 0 then return nil, UNALIGNED end
+  local map_out, bytes_out, message = library.new_map_out(), ffi.new("void *[1]"), library.new_message()
   if C.sharearray_lend(map, offset, count * dtype.itemsize, map_out, bytes_out, message) < 0 then
     return nil, ffi.string(message)
   end
