@@ -408,6 +408,16 @@ describe("the memory of a bundle", function()
     return class.ctype(map, view.always, 0, ffi.cast(class.constant, map.base), 1, 1)
   end
 
+  -- So many members of a bundle, whose owner nobody has.
+  local function members_of(map, count)
+    local list, members = lifetime.members(lifetime.owner(map), count), {}
+    for i = 1, count do
+      members[i] = member(map)
+      lifetime.add(list, members[i])
+    end
+    return members
+  end
+
   before_each(function()
     directory = machine.directory()
     env = { SHAREARRAY_SHM_PATH = directory }
@@ -472,14 +482,8 @@ describe("the memory of a bundle", function()
   end)
 
   it("is there as long as a member, although nobody has its owner", function()
-    local map, members = private_map(24), {}
-    do
-      local list = lifetime.members(lifetime.owner(map), 3)
-      for i = 1, 3 do
-        members[i] = member(map)
-        lifetime.add(list, members[i])
-      end
-    end
+    local map = private_map(24)
+    local members = members_of(map, 3)
     for i = 1, 3 do
       for _ = 1, 3 do collect() end
       assert.equal(2, references(map))
@@ -551,14 +555,8 @@ describe("the memory of a bundle", function()
   end)
 
   it("goes with the last member that is closed, although the closed ones are still there", function()
-    local map, members = private_map(24), {}
-    do
-      local list = lifetime.members(lifetime.owner(map), 2)
-      for i = 1, 2 do
-        members[i] = member(map)
-        lifetime.add(list, members[i])
-      end
-    end
+    local map = private_map(24)
+    local members = members_of(map, 2)
     members[2]:close()
     collect()
     assert.equal(2, references(map))

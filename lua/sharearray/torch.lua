@@ -34,7 +34,7 @@ end
 -- Of a record's field; of a member of a bundle that NumPy wrote.
 local UNALIGNED = "the elements do not lie at multiples of their size: copy them first, sharearray.array(v):torch()"
 
-M.nothing = ffi.new("char[64]")
+M.nothing = ffi.new("char[64]") -- kept by the module
 local nothing = ffi.cast("const char *", M.nothing) -- where an empty tensor has its elements: NULL would equal nil
 
 local function unref(map) C.sharearray_unref(map) end
