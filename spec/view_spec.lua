@@ -102,6 +102,48 @@ describe("an element", function()
     raises("too many indices: the array has dimension 2, but got 3", function() local _ = m(0, 0, 0) end)
   end)
 
+  -- Where the bounds of int32, of uint64 and of what a double holds exactly are near.
+  it("exists for integers from 0 to the size alone, in interpreted and in compiled code", function()
+    local SIZE = 100
+    local indices = { 0.5, -0.5, 98.5, 1e-300, 1e300, -1e300, math.huge, -math.huge, 0 / 0 }
+    for _, near in ipairs { 0, SIZE, 2 ^ 31, 2 ^ 32, 2 ^ 52, 2 ^ 53, 2 ^ 63, 2 ^ 64 } do
+      for _, by in ipairs { 0, 1, 2, 50, SIZE, 4096, 8192 } do
+        for _, sign in ipairs { 1, -1 } do
+          indices[#indices + 1], indices[#indices + 2] = sign * (near + by), sign * (near - by)
+        end
+      end
+    end
+    local x = counting("float32", { SIZE, SIZE })
+    local row, column, m, turned = x[0], x:transpose()[0], x, x:transpose()
+    local ways = {
+      [function(i) return row(i) end] = 1, [function(i) return row[i] end] = 1,
+      [function(i) return row:tonumber(i) end] = 1,
+      [function(i) row:set(i, i); return i end] = 1, [function(i) row[i] = i; return i end] = 1,
+      [function(i) return column(i) end] = SIZE, [function(i) return column[i] end] = SIZE,
+      [function(i) column:set(i, i * SIZE); return i * SIZE end] = SIZE,
+      [function(i) return m(i, 0) end] = SIZE, [function(i) return m(0, i) end] = 1,
+      [function(i) return m[i](0) end] = SIZE, [function(i) return turned[i](0) end] = 1,
+    }
+    for way, step in pairs(ways) do
+      local function count_wrong(times)
+        local wrong = 0
+        for _ = 1, times do
+          for k = 1, #indices do
+            local i = indices[k]
+            local found, value = pcall(way, i)
+            local exists = i >= 0 and i < SIZE and i % 1 == 0
+            if found ~= exists or found and value ~= i * step then wrong = wrong + 1 end
+          end
+        end
+        return wrong
+      end
+      assert.equal(0, count_wrong(30))
+      jit.off(count_wrong)
+      jit.off(way)
+      assert.equal(0, count_wrong(1))
+    end
+  end)
+
   it("is checked in compiled loops too, whatever was compiled before", function()
     local v = read_only(counting("float32", 100))
     local function sum(from, to, step)

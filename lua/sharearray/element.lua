@@ -21,6 +21,7 @@ local element = {}
 
 -- Adds "const int32_t n0, n1;", a number for each axis.
 local function add_numbers(members, number, letter, ndim)
+  if ndim == 0 then return end
   local names = {}
   for axis = 0, ndim - 1 do names[#names + 1] = letter .. axis end
   members[#members + 1] = ("const %s %s;"):format(number, table.concat(names, ", "))
@@ -28,7 +29,8 @@ end
 
 -- `sealed` points to a byte that is 0 as long as the memory may be written: in the map, so that all
 -- views of one memory turn read-only together. `bits` is `elements` again, for the readers that look
--- at an element's bits. No member has the name of a property, which it would hide.
+-- at an element's bits, and b0, b1 are the sizes again for the checks of indices, unless wide. No member has the name
+-- of a property, which it would hide.
 --
 -- `lent` is 1 if the view has no reference of its own, see sharearray.lifetime.
 --
@@ -42,11 +44,10 @@ local function struct(spec, owner)
   local members = { "const void *const map;", "const uint8_t *const sealed;", "const uint64_t lent;" }
   members[#members + 1] = spec.dtype.constant .. " *const elements;"
   if spec.dtype.reader.bits then members[#members + 1] = "const int32_t *const bits;" end
+  if not spec.wide then add_numbers(members, "uint64_t", "b", spec.ndim) end
   members[#members + 1] = "const " .. number .. " count;"
-  if spec.ndim > 0 then
-    add_numbers(members, number, "n", spec.ndim)
-    if not spec.contiguous then add_numbers(members, number, "s", spec.ndim) end
-  end
+  add_numbers(members, number, "n", spec.ndim)
+  if not spec.contiguous then add_numbers(members, number, "s", spec.ndim) end
   local name = spec.dtype.name:gsub("[*%%]", { ["*"] = "%a", ["%"] = "%p" }) -- no end of a comment
   return ("struct { %s } /* %s %s %s */"):format(table.concat(members, " "), name, tostring(spec.writable), owner)
 end
@@ -78,7 +79,8 @@ function element.compile(spec, fail)
   local finalizer = lifetime.finalizer(ffi.sizeof(ct))
   local class = assert(chunk_of(spec))(type, tonumber, math.floor, bit.band, ffi.cast, nan,
     dtype.reader.make and dtype.reader.make(), spec.writable and dtype.writer, fail, ct, mutable, constant, map_p,
-    int32_p, bytes_p, ref, spec.inner, lifetime.owners, lifetime.adopt, lifetime.lend, ffi.gc, finalizer, pin)
+    int32_p, bytes_p, ref, spec.inner, lifetime.owners, lifetime.adopt, lifetime.lend, ffi.gc, finalizer, pin,
+    bit.tobit)
   class.finalizer = finalizer
   class.ctype, class.mutable, class.constant = ct, mutable, constant
   return class

@@ -26,6 +26,7 @@ struct view {
   const uint8_t *sealed;
   uint64_t lent;
   const int32_t *elements;
+  uint64_t b0;
   int32_t count, n0;
 };
 
@@ -99,7 +100,7 @@ static void fills_the_blank_of_the_layout(void) {
   sharearray_map *map = NULL;
   memset(&other, 0, sizeof other);
   CHECK(await("filled", false, 2, &map) == SHAREARRAY_FILLED + 1);
-  CHECK(row.map == map && row.sealed == &sealed && row.lent == 0 && row.count == 2 && row.n0 == 2);
+  CHECK(row.map == map && row.sealed == &sealed && row.lent == 0 && row.b0 == 2 && row.count == 2 && row.n0 == 2);
   CHECK(row.elements[0] == 7 && row.elements[1] == 8);
   CHECK(other.map == NULL && other.elements == NULL);
   CHECK(((struct sa_map *)map)->references == 1); /* the view's */
