@@ -17,20 +17,23 @@ end
 local samples = measure.rounds(measure.choose(201, 61), {
   { "ours", run(machine.luajit, "bench/programs/first_element.lua", "start") },
   { "empty", run(machine.luajit, "-e", "") },
+  { "bare", run(machine.luajit, "bench/programs/bare_element.lua", path) },
 })
 local slow = measure.rounds(measure.choose(31, 5), {
   { "ours", run(machine.luajit, "bench/programs/first_element.lua", "start") },
-  { "bare", run(machine.luajit, "bench/programs/bare_element.lua", path) },
   { "python", run("/usr/bin/python3", "bench/programs/first_element.py", path) },
 })
 local WORK = "whole process: start, require, attach, read one element"
-local more = {}
-for i, seconds in ipairs(samples.ours) do more[i] = seconds - samples.empty[i] end
+local function most(runs, milliseconds)
+  local more = {}
+  for i, seconds in ipairs(runs) do more[i] = seconds - samples.empty[i] end
+  return measure.median(more) <= milliseconds / 1e3
+end
 measure.row { work = WORK, against = "luajit -e ''", ours = samples.ours, theirs = samples.empty, unit = "ms",
-  met = measure.median(more) <= 1e-3, reach = "at most 1 ms more" }
+  met = most(samples.ours, 1), reach = "at most 1 ms more" }
 measure.row { work = WORK, against = "Python: import numpy, open_memmap", ours = slow.ours, theirs = slow.python,
   unit = "ms", ahead = 40 }
 -- What is left of the start where there is no library at all.
 measure.row { work = "the same without the library: the system calls of an attach by FFI, nothing else",
-  against = "Python: import numpy, open_memmap", ours = slow.bare, theirs = slow.python, unit = "ms" }
+  against = "luajit -e ''", ours = samples.bare, theirs = samples.empty, unit = "ms" }
 sharearray.free "start"
