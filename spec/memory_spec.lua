@@ -37,7 +37,7 @@ describe("a read-only view", function()
 
   it("has no member that can be written", function()
     local v = read_only(counting("float32", { 2, 3 })):transpose()
-    local members = { "map", "sealed", "lent", "elements", "bits", "count", "n0", "n1", "s0", "s1" }
+    local members = { "map", "sealed", "lent", "elements", "bits", "b0", "b1", "count", "n0", "n1", "s0", "s1" }
     for _, name in ipairs(members) do
       assert.is_true(pcall(function() return v[name] end), name .. " is no member any more")
       for _, value in ipairs { 0, 1e9, ffi.new("char[8]") } do
@@ -280,6 +280,40 @@ describe("close", function()
     for i = 1, 300000 do kept[i] = x[1] end
     assert.is_true(seconds() < 50 * math.max(before, 0.001))
     assert.equal(5, kept[1](2))
+  end)
+
+  it("by a finalizer in the midst of an access fails that access, or comes behind it", function()
+    local directory = machine.directory()
+    local said = machine.worker([[
+      jit.off() -- interpreted code makes objects of pointers and sizes, at which the collector may run
+      local function part(x) return x:slice(0, 2) end
+      local function turned(x) return x:transpose() end
+      local function of_one(v) return v(1) end
+      local function of_two(v) return v(0, 1) end
+      local function index(v) return v[1] end
+      local function set(v) v:set(1, 7) end
+      local function set_two(v) v:set(1, 1, 7) end
+      local count = 0
+      for _, dtype in ipairs { "int32", "float32", "int64", "complex64" } do
+        local one, two = sharearray.array({ 1, 2 }, dtype), sharearray.array({ { 1, 2 }, { 3, 4 } }, dtype)
+        local cases = {
+          { one, part, of_one }, { one, part, index }, { two, part, of_two }, { two, turned, of_two },
+          { two, part, index }, { two, turned, index }, { one, part, set }, { two, turned, set_two },
+        }
+        for _, case in ipairs(cases) do
+          local whole, take, use = unpack(case)
+          for _ = 1, 100 do
+            local v = take(whole)
+            getmetatable(newproxy(true)).__gc = function() v:close() end
+            repeat until not pcall(use, v)
+            if not pcall(function() return v.shape end) then count = count + 1 end
+          end
+        end
+      end
+      say(count)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory }):finish()
+    machine.remove(directory)
+    assert.equal("3200\n", said)
   end)
 
   it("is safe for what the collector finalizes in any order", function()

@@ -32,7 +32,11 @@ local IS_NUMBER = 'type(i@) == "number" and '
 -- b@ is n@ as uint64_t, with which LuaJIT compares as C does, unsigned: a negative index is larger than any size, and
 -- one comparison does for both ends. For an integer in compiled code tobit is nothing; any other number that it leaves
 -- as it is lies in the range of int32, where nothing is lost on the way to uint64_t. Random reads of memory take four
--- fifths of the time that they take with two comparisons; interpreted code, where b@ is made an object, a quarter more.
+-- fifths of the time that they take with two comparisons; interpreted ones, where each b@ is made an object of 24
+-- bytes, a quarter more.
+--
+-- The collector may run at that, and somebody's finalizer close the view. So pointers are taken out of the struct
+-- before the checks, which then fail; or, if it was the last of them, read memory that another view may still have.
 local WITHIN_WIDE = "i@ >= 0 and i@ < self.n@ and floor(i@) == i@"
 local WITHIN = "tobit(i@) == i@ and tobit(i@) < self.b@"
 
@@ -62,6 +66,7 @@ local function lend(owner, sealed, elements$MAKE)
 end
 
 local function get(self, $INDICES extra)
+  $POINTERS
   if $CHECKS and extra == nil then
     local at = $OFFSET
     $ELEMENT
@@ -72,6 +77,7 @@ local function get(self, $INDICES extra)
 end
 
 local function number(self, $INDICES extra)
+  $POINTERS
   local at
   if $CHECKS and extra == nil then
     at = $OFFSET
@@ -95,7 +101,8 @@ return {
 -- x:set(i, ..., value), of memory that may be written, and of such that never could be.
 local SETTING = [[
 local function set(self, $INDICES value, extra)
-  if $CHECKS and extra == nil and self.sealed[0] == 0 then
+  local elements, sealed = self.elements, self.sealed
+  if $CHECKS and extra == nil and sealed[0] == 0 then
     local at = $OFFSET
     local x, message = write(value)
     if message == nil then
@@ -140,6 +147,7 @@ local step
 local INDEXING_1 = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
+  $POINTERS
   if $WITHIN then
     local at = $KEY
     $ELEMENT
@@ -159,8 +167,9 @@ $STEP]]
 local INDEXING_N = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
-  if $WITHIN then
-    return inner(owners[self] or adopt(self), self.sealed, $ROW$REST)
+  local elements, sealed = self.elements, self.sealed
+  if $WITHIN and key < self.n0 then -- the view is not closed: adopt needs its map
+    return inner(owners[self] or adopt(self), sealed, $ROW$REST)
   end
   return fail.row(self, key)
 end
@@ -176,13 +185,16 @@ $STEP]]
 -- another each time, or the store would be left out.
 local BARRIER = "pin[0] = 1 - pin[0]; "
 
--- What the reader's pieces work on, from the offset `at`.
-local function element_at(strided, reader, writable)
-  local text = "local k, elements = at, self.elements"
-  if strided then text = "local k, elements = 0, cast(constant, cast(bytes_p, self.elements) + at)" end
-  if not reader.bits then return text end
-  text = text .. "; " .. (writable and BARRIER or "") .. "local bits = "
-  return text .. (strided and "cast(bits_p, elements)" or "self.bits")
+-- What the reader's pieces work on: what is taken before the checks, and the rest, from the offset `at`.
+local function pieces_of(strided, reader, writable)
+  local barrier = reader.bits and writable and BARRIER or ""
+  if not strided then
+    return reader.bits and "local elements, bits = self.elements, self.bits" or "local elements = self.elements",
+      barrier .. "local k = at"
+  end
+  return "local elements = self.elements",
+    barrier .. "local k, elements = 0, cast(constant, cast(bytes_p, elements) + at)"
+      .. (reader.bits and "; local bits = cast(bits_p, elements)" or "")
 end
 
 -- Adds the text to the parts, with its $NAMEs replaced: by pieces of text that have such themselves, or by what fills
@@ -209,6 +221,7 @@ function template.class(spec)
   local n, reader = spec.ndim, spec.dtype.reader
   local strided = not spec.contiguous
   local within = spec.wide and WITHIN_WIDE or WITHIN
+  local pointers, element = pieces_of(strided, reader, spec.writable)
   local rest, inner_size = {}, {}
   for axis = 1, n - 1 do
     rest[#rest + 1] = ", self.n" .. axis
@@ -226,10 +239,10 @@ function template.class(spec)
     WITHIN = within:gsub("i@", "key"):gsub("@", "0"),
     OFFSET = offset(spec),
     KEY = strided and "key * self.s0" or "key",
-    ELEMENT = element_at(strided, reader, spec.writable),
-    TARGET = strided and "cast(mutable, cast(bytes_p, self.elements) + at)[0]" or "cast(mutable, self.elements)[at]",
-    ROW = strided and "cast(constant, cast(bytes_p, self.elements) + key * self.s0)"
-      or "self.elements + key * (" .. table.concat(inner_size, " * ") .. ")",
+    POINTERS = pointers, ELEMENT = element,
+    TARGET = strided and "cast(mutable, cast(bytes_p, elements) + at)[0]" or "cast(mutable, elements)[at]",
+    ROW = strided and "cast(constant, cast(bytes_p, elements) + key * self.s0)"
+      or "elements + key * (" .. table.concat(inner_size, " * ") .. ")",
     REST = table.concat(rest),
     GUARD = reader.guard,
     VALUE = reader.value,
