@@ -327,8 +327,8 @@ SHAREARRAY_API void sharearray_unref(sharearray_map *map);
 SHAREARRAY_API void sharearray_release(void *holder, size_t size);
 /* Fills in a view of an array whose layout is not 0: the map's own (`member` NULL), or a member's. Its struct has
  * const void *map; const uint8_t *sealed, as given; uint64_t lent, 1 for a member's; T *elements; const int32_t *bits,
- * the same address, if `bits` is 1; then a size for each dimension as uint64_t, the count, and the sizes again, as
- * int32_t; where the last bit of the layout is set, the count and the sizes as double, and nothing else.
+ * the same address, if `bits` is 1; of up to two dimensions, the size of each as uint64_t; then the count and all sizes
+ * as int32_t. Where the last bit of the layout is set, it has the count and the sizes as double instead of all these.
  * No reference is taken: what the caller has and gives to the view of a whole map, sharearray_release() gives back; who
  * has the view of a member keeps the map for it. */
 SHAREARRAY_API void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits,

@@ -29,8 +29,8 @@ end
 
 -- `sealed` points to a byte that is 0 as long as the memory may be written: in the map, so that all
 -- views of one memory turn read-only together. `bits` is `elements` again, for the readers that look
--- at an element's bits, and b0, b1 are the sizes again for the checks of indices, unless wide. No member has the name
--- of a property, which it would hide.
+-- at an element's bits, and b0, b1 the sizes again for the checks of indices, where `bounds` is set. No member has the
+-- name of a property, which it would hide.
 --
 -- `lent` is 1 if the view has no reference of its own, see sharearray.lifetime.
 --
@@ -44,7 +44,7 @@ local function struct(spec, owner)
   local members = { "const void *const map;", "const uint8_t *const sealed;", "const uint64_t lent;" }
   members[#members + 1] = spec.dtype.constant .. " *const elements;"
   if spec.dtype.reader.bits then members[#members + 1] = "const int32_t *const bits;" end
-  if not spec.wide then add_numbers(members, "uint64_t", "b", spec.ndim) end
+  if spec.bounds then add_numbers(members, "uint64_t", "b", spec.ndim) end
   members[#members + 1] = "const " .. number .. " count;"
   add_numbers(members, number, "n", spec.ndim)
   if not spec.contiguous then add_numbers(members, number, "s", spec.ndim) end
@@ -66,7 +66,8 @@ local nan = 0 / 0 -- whose bits are LuaJIT's own
 local function ref(map) C.sharearray_ref(map) end
 
 --- Makes the functions of one class.
--- @tparam table spec dtype, ndim, contiguous, wide, writable; inner: `lend` of the class of its rows (ndim > 1)
+-- @tparam table spec dtype, ndim, contiguous, wide, writable; bounds, see sharearray.template; inner: `lend` of the
+--   class of its rows (ndim > 1)
 -- @tparam table fail what to call, in tail position, when a check fails
 -- @treturn table ctype, the struct; mutable and constant, pointers to its elements; and the functions
 --   make(map, sealed, elements, shape..., strides...), which takes a reference of the map, its finalizer,

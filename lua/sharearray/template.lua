@@ -33,12 +33,13 @@ local IS_NUMBER = 'type(i@) == "number" and '
 -- one comparison does for both ends. For an integer in compiled code tobit is nothing; any other number that it leaves
 -- as it is lies in the range of int32, where nothing is lost on the way to uint64_t. Random reads of memory take four
 -- fifths of the time that they take with two comparisons; interpreted ones, where each b@ is made an object of 24
--- bytes, a quarter more.
+-- bytes, a quarter more. So vectors and matrices have them, if not wide: those of more axes are seldom read one by one,
+-- and every member of a struct is one of the 65,536 C types that LuaJIT can have.
 --
 -- The collector may run at that, and somebody's finalizer close the view. So pointers are taken out of the struct
 -- before the checks, which then fail; or, if it was the last of them, read memory that another view may still have.
-local WITHIN_WIDE = "i@ >= 0 and i@ < self.n@ and floor(i@) == i@"
-local WITHIN = "tobit(i@) == i@ and tobit(i@) < self.b@"
+local WITHIN = "i@ >= 0 and i@ < self.n@ and floor(i@) == i@"
+local WITHIN_BOUNDS = "tobit(i@) == i@ and tobit(i@) < self.b@"
 
 local function offset(spec)
   if spec.ndim == 0 then return "0" end
@@ -220,7 +221,7 @@ end
 function template.class(spec)
   local n, reader = spec.ndim, spec.dtype.reader
   local strided = not spec.contiguous
-  local within = spec.wide and WITHIN_WIDE or WITHIN
+  local within = spec.bounds and WITHIN_BOUNDS or WITHIN
   local pointers, element = pieces_of(strided, reader, spec.writable)
   local rest, inner_size = {}, {}
   for axis = 1, n - 1 do
@@ -231,7 +232,7 @@ function template.class(spec)
   local holes = {
     MAKE = (n > 0 and ", " .. list(n, "n@") or "") .. (strided and n > 0 and ", " .. list(n, "s@") or ""),
     BITS = reader.bits and "cast(bits_p, elements), " or "",
-    BOUNDS = spec.wide and "" or leading(n, "n@"),
+    BOUNDS = spec.bounds and leading(n, "n@") or "",
     SIZE = n > 0 and list(n, "n@", " * ") or "1",
     INDICES = leading(n, "i@"),
     FIRST = n > 0 and "i0" or "extra",
