@@ -25,7 +25,7 @@ void sharearray_view(sharearray_map *map, const sharearray_member *member, int b
   memcpy(view, pointers, sizeof pointers); /* without bits, the sizes take the place of the last */
   memcpy((char *)view + 2 * sizeof *pointers, &lent, sizeof lent);
   char *at = (char *)view + (bits ? 5 : 4) * sizeof *pointers;
-  if (!wide_sizes && ndim <= 2) {
+  if (!wide_sizes && ndim <= 2) { /* whose bounds are checked so, see lua/sharearray/template.lua */
     size_t bounds = (size_t)ndim * sizeof *sizes;
     memcpy(at, sizes + 1, bounds);
     at += bounds;

@@ -439,7 +439,7 @@ describe("the memory of a bundle", function()
   -- A view of its first byte, without a reference.
   local function member(map)
     local class = view.class_for(dtype.of "int8", 1, true, false, false)
-    return class.ctype(map, view.always, 0, ffi.cast(class.constant, map.base), 1, 1)
+    return class.ctype(map, view.always, 0, ffi.cast(class.constant, map.base), 1, 1, 1) -- b0, count, n0
   end
 
   -- So many members of a bundle, whose owner nobody has.

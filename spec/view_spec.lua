@@ -1,6 +1,7 @@
 -- Views: elements by index, rows, properties, slices and other shapes, what leaves a view.
 
 local ffi = require "ffi"
+local machine = require "support.machine"
 local views = require "support.views"
 local array = require "sharearray.array"
 local dtype = require "sharearray.dtype"
@@ -172,6 +173,53 @@ describe("an element", function()
     raises("out of bounds", function()
       local _ = read_only(array.new("int8", { 0, 3 }))[0]
     end)
+  end)
+end)
+
+-- The core fills the structs of attached views in, see sharearray_view() in core/sharearray.h.
+describe("a view that another process attaches", function()
+  it("has its sizes and its bounds, in every layout", function()
+    local directory = machine.directory()
+    local every = [[
+      local shapes = { {}, { 5 }, { 4, 5 }, { 3, 4, 5 }, { 2, 3, 4, 5 }, { 2, 1, 2, 1, 2, 3 } }
+      local dtypes = { "bool", "int8", "uint16", "int32", "int64", "float16", "float32", "float64", "complex64" }
+      local function each(use)
+        for _, dtype in ipairs(dtypes) do
+          for ndim, shape in ipairs(shapes) do use(dtype .. ndim, dtype, shape) end
+        end
+      end
+    ]]
+    local function run(text)
+      return machine.worker(every .. text, {}, { SHAREARRAY_SHM_PATH = directory }):finish()
+    end
+    assert.equal("built\n", run [[
+      each(function(id, dtype, shape)
+        assert(sharearray.cache(id, function(alloc) return alloc(dtype, shape) end))
+      end)
+      say "built"
+    ]])
+    local said = run [[
+      local right, wrong = 0, 0
+      local function expect(found) if found then right = right + 1 else wrong = wrong + 1 end end
+      each(function(id, _, shape)
+        local v, last, size = assert(sharearray.get(id)), {}, 1
+        for axis, n in ipairs(shape) do
+          expect(v.shape[axis] == n)
+          last[axis], size = n - 1, size * n
+        end
+        expect(v.size == size and pcall(v, unpack(last)))
+        for axis, n in ipairs(shape) do
+          for _, i in ipairs { n, -1 } do
+            local beside = { unpack(last) }
+            beside[axis] = i
+            expect(not pcall(v, unpack(beside)))
+          end
+        end
+      end)
+      say(right, wrong)
+    ]]
+    machine.remove(directory)
+    assert.equal("486 0\n", said)
   end)
 end)
 

@@ -136,7 +136,7 @@ function view.class_for(dtype, ndim, contiguous, wide, writable)
   if class then return class end
   local inner = ndim > 1 and view.class_for(dtype, ndim - 1, contiguous, wide, writable).lend or nil
   class = make_class { dtype = dtype, ndim = ndim, contiguous = contiguous, wide = wide, writable = writable,
-    bounds = not wide and ndim <= 2, inner = inner }
+    bounds = not wide and ndim <= 2, inner = inner } -- the core knows that too: sharearray_view()
   made[dtype] = made[dtype] or {}
   made[dtype][key_of(ndim, contiguous, wide, writable)] = class
   return class
