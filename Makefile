@@ -164,10 +164,12 @@ model: ## check the protocol of lock and publication with spin, and that spin fi
 	@.ci/tally sum
 
 # Programs may start meanwhile: each file, and the folder of the Lua modules, gets its name when it is complete, and the
-# core and the modules, which have to fit, do so together. Sources keep their times.
+# core and the modules, which have to fit, do so together. Sources keep their times. Who interrupts may do so again, as
+# `timeout` does: that must not end the `rm`.
 install: all ## install to DESTDIR/PREFIX (/usr/local)
 	@set -e; prefix='$(PREFIX)' && prefix=$${prefix%/}; to='$(DESTDIR)'$$prefix; modules=share/lua/5.1/sharearray; \
-	new= folder=; trap 'rm -rf "$$new" "$$folder"' EXIT; trap 'exit 130' HUP INT TERM; \
+	new= folder=; trap 'trap "" HUP INT TERM; rm -rf "$$new" "$$folder"' EXIT; \
+	trap 'trap "" HUP INT TERM; exit 130' HUP INT TERM; \
 	begin() { \
 	  ! [ "$$1" -ef "$$to/$$2" ] || { echo "$$to/$$2 is this checkout's own: nothing more is installed" >&2; exit 1; }; \
 	  new="$$to/$$2.$$$$.new"; rm -rf "$$new"; $(say) "install $$to/$$2"; \
