@@ -36,17 +36,21 @@ local IS_NUMBER = 'type(i@) == "number" and '
 -- bytes, a quarter more. So vectors and matrices have them, if not wide: those of more axes are seldom read one by one,
 -- and every member of a struct is one of the 65,536 C types that LuaJIT can have.
 --
--- The collector may run at that, and somebody's finalizer close the view. So pointers are taken out of the struct
--- before the checks, which then fail; or, if it was the last of them, read memory that another view may still have.
+-- The collector may run at that, and somebody's finalizer close the view. So all that tells where an element is is
+-- taken out of the struct before the checks, which then fail; or, if it was at the last of them, the element is read
+-- all the same, from memory that another view may still have.
 local WITHIN = "i@ >= 0 and i@ < self.n@ and floor(i@) == i@"
 local WITHIN_BOUNDS = "tobit(i@) == i@ and tobit(i@) < self.b@"
 
-local function offset(spec)
-  if spec.ndim == 0 then return "0" end
-  if not spec.contiguous then return list(spec.ndim, "i@ * self.s@", " + ") end
-  local sum = "i0"
-  for axis = 1, spec.ndim - 1 do sum = ("(%s) * self.n%d + i%d"):format(sum, axis, axis) end
-  return sum
+-- Where an element is: `at`, of its row (in elements) if the layout is C order, else of itself (in bytes); and k, where
+-- it is from there. The row does not change in a loop over the last axis, which LuaJIT sees: a load is left.
+local function place(spec)
+  local n = spec.ndim
+  if not spec.contiguous then return (n > 0 and list(n, "i@ * s@", " + ") or "0") .. ", 0" end
+  if n < 2 then return n == 0 and "0, 0" or "0, i0" end
+  local row = "i0"
+  for axis = 1, n - 2 do row = ("(%s) * n%d + i%d"):format(row, axis, axis) end
+  return ("(%s) * n%d, i%d"):format(row, n - 1, n - 1)
 end
 
 -- $VALUE is in brackets, as a call may be: a tail call would take the view, and with it perhaps the memory, away from
@@ -67,9 +71,9 @@ local function lend(owner, sealed, elements$MAKE)
 end
 
 local function get(self, $INDICES extra)
-  $POINTERS
+  $TAKEN
   if $CHECKS and extra == nil then
-    local at = $OFFSET
+    local at, k = $PLACE
     $ELEMENT
     $GUARD
     return ($VALUE)
@@ -78,12 +82,12 @@ local function get(self, $INDICES extra)
 end
 
 local function number(self, $INDICES extra)
-  $POINTERS
-  local at
+  $TAKEN
+  local at, k
   if $CHECKS and extra == nil then
-    at = $OFFSET
+    at, k = $PLACE
   elseif $FIRST == nil and self.count == 1 then
-    at = 0
+    at, k = 0, 0
   else
     return fail.index(self, $INDICES extra)
   end
@@ -102,9 +106,10 @@ return {
 -- x:set(i, ..., value), of memory that may be written, and of such that never could be.
 local SETTING = [[
 local function set(self, $INDICES value, extra)
-  local elements, sealed = self.elements, self.sealed
+  $TAKEN
+  local sealed = self.sealed
   if $CHECKS and extra == nil and sealed[0] == 0 then
-    local at = $OFFSET
+    local at, k = $PLACE
     local x, message = write(value)
     if message == nil then
       $TARGET = x
@@ -148,9 +153,9 @@ local step
 local INDEXING_1 = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
-  $POINTERS
+  $TAKEN
   if $WITHIN then
-    local at = $KEY
+    local at, k = $KEY
     $ELEMENT
     $GUARD
     return ($VALUE)
@@ -186,16 +191,21 @@ $STEP]]
 -- another each time, or the store would be left out.
 local BARRIER = "pin[0] = 1 - pin[0]; "
 
--- What the reader's pieces work on: what is taken before the checks, and the rest, from the offset `at`.
-local function pieces_of(strided, reader, writable)
-  local barrier = reader.bits and writable and BARRIER or ""
-  if not strided then
-    return reader.bits and "local elements, bits = self.elements, self.bits" or "local elements = self.elements",
-      barrier .. "local k = at"
+-- What is taken out of the struct before the checks: pointers, and what `place` needs.
+local function taken(spec, moved)
+  local names = { "elements" }
+  if spec.dtype.reader.bits and not moved then names[2] = "bits" end
+  for axis = spec.contiguous and 1 or 0, spec.ndim - 1 do
+    names[#names + 1] = (spec.contiguous and "n" or "s") .. axis
   end
-  return "local elements = self.elements",
-    barrier .. "local k, elements = 0, cast(constant, cast(bytes_p, elements) + at)"
-      .. (reader.bits and "; local bits = cast(bits_p, elements)" or "")
+  return ("local %s = self.%s"):format(table.concat(names, ", "), table.concat(names, ", self."))
+end
+
+-- The pointers that k counts from, where they are not those of the view: `where` is the expression.
+local function moved_to(spec, where)
+  local elements = spec.contiguous and where or ("cast(constant, %s)"):format(where)
+  return ("local elements = %s; "):format(elements)
+    .. (spec.dtype.reader.bits and "local bits = cast(bits_p, elements)" or "")
 end
 
 -- Adds the text to the parts, with its $NAMEs replaced: by pieces of text that have such themselves, or by what fills
@@ -222,7 +232,9 @@ function template.class(spec)
   local n, reader = spec.ndim, spec.dtype.reader
   local strided = not spec.contiguous
   local within = spec.bounds and WITHIN_BOUNDS or WITHIN
-  local pointers, element = pieces_of(strided, reader, spec.writable)
+  local where = strided and "cast(bytes_p, elements) + at" or n > 1 and "elements + at" or "elements"
+  local moved = where ~= "elements"
+  local barrier = reader.bits and spec.writable and BARRIER or ""
   local rest, inner_size = {}, {}
   for axis = 1, n - 1 do
     rest[#rest + 1] = ", self.n" .. axis
@@ -238,10 +250,10 @@ function template.class(spec)
     FIRST = n > 0 and "i0" or "extra",
     CHECKS = n > 0 and list(n, IS_NUMBER .. within, " and ") or "self.count == 1",
     WITHIN = within:gsub("i@", "key"):gsub("@", "0"),
-    OFFSET = offset(spec),
-    KEY = strided and "key * self.s0" or "key",
-    POINTERS = pointers, ELEMENT = element,
-    TARGET = strided and "cast(mutable, cast(bytes_p, elements) + at)[0]" or "cast(mutable, elements)[at]",
+    PLACE = place(spec),
+    KEY = strided and "key * s0, 0" or "0, key",
+    TAKEN = taken(spec, moved), ELEMENT = barrier .. (moved and moved_to(spec, where) or ""),
+    TARGET = ("cast(mutable, %s)[k]"):format(where),
     ROW = strided and "cast(constant, cast(bytes_p, elements) + key * self.s0)"
       or "elements + key * (" .. table.concat(inner_size, " * ") .. ")",
     REST = table.concat(rest),
