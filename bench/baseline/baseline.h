@@ -43,13 +43,18 @@ double baseline_fill_huge(const char *path, size_t count);
 /* Reads one byte of each page. */
 double baseline_scan(const void *bytes, size_t size);
 
-/* loops.c, at -O2. */
-double baseline_sum(const float *x, size_t count);
-double baseline_gather(const float *x, const int32_t *index, size_t count);
-double baseline_gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count);
-double baseline_gather_least(const float *x, uint32_t size, const int32_t *index, size_t count);
-double baseline_dot(const float *x, const float *y, size_t count);
-double baseline_sum_rows(const float *x, size_t rows, size_t columns);
+/* loops.c, at -O2: each at four places in a line of the cache. */
+#define BASELINE_LOOPS(place)                                                                                          \
+  double baseline_sum_##place(const float *x, size_t count);                                                           \
+  double baseline_gather_##place(const float *x, const int32_t *index, size_t count);                                  \
+  double baseline_gather_checked_##place(const float *x, int32_t size, const int32_t *index, int32_t indices,          \
+                                         int32_t count);                                                               \
+  double baseline_gather_least_##place(const float *x, uint32_t size, const int32_t *index, size_t count);             \
+  double baseline_sum_rows_##place(const float *x, size_t rows, size_t columns);
+BASELINE_LOOPS(0)
+BASELINE_LOOPS(1)
+BASELINE_LOOPS(2)
+BASELINE_LOOPS(3)
 
 #pragma GCC visibility pop
 #endif

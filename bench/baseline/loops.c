@@ -1,24 +1,49 @@
-/* Loops over elements, as anybody would write them. */
+/* Loops over elements, as anybody would write them; each of them four times, name_0 to name_3.
+ *
+ * gcc and LuaJIT begin loops at multiples of 16 bytes, and it is chance at which of the four in a line of the cache (64).
+ * A short loop that lies across two lines may take a third longer than within one. The four are the same code, each 16
+ * bytes further in its line than the one before, so that their loops lie at each of the places. */
 #include "baseline.h"
 
 #include <math.h>
 #include <string.h>
 
-double baseline_sum(const float *x, size_t count) {
+/* The nops lie before the function, behind what is aligned: no call runs them. */
+#ifdef __x86_64__
+#define NOP_BYTES 1
+#else
+#define NOP_BYTES 4
+#endif
+#define NOPS(place) (16 * (place) / NOP_BYTES)
+#define AT(place) __attribute__((noinline, aligned(64), patchable_function_entry(NOPS(place), NOPS(place)))) double
+
+#define AT_EACH_PLACE(name, parameters, arguments)                                                                     \
+  AT(0) baseline_##name##_0 parameters { return name arguments; }                                                      \
+  AT(1) baseline_##name##_1 parameters { return name arguments; }                                                      \
+  AT(2) baseline_##name##_2 parameters { return name arguments; }                                                      \
+  AT(3) baseline_##name##_3 parameters { return name arguments; }
+
+#define LOOP static inline __attribute__((always_inline)) double
+
+LOOP sum(const float *x, size_t count) {
   double sum = 0;
   for (size_t i = 0; i < count; i++) sum += x[i];
   return sum;
 }
 
-double baseline_gather(const float *x, const int32_t *index, size_t count) {
+AT_EACH_PLACE(sum, (const float *x, size_t count), (x, count))
+
+LOOP gather(const float *x, const int32_t *index, size_t count) {
   double sum = 0;
   for (size_t i = 0; i < count; i++) sum += x[index[i]];
   return sum;
 }
 
+AT_EACH_PLACE(gather, (const float *x, const int32_t *index, size_t count), (x, index, count))
+
 /* With what a view's v(k(i)) makes sure of: that i and k(i) are inside, and that the float is no NaN, whose bits
  * LuaJIT might take for another type. NaN for all of it. */
-double baseline_gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count) {
+LOOP gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count) {
   double sum = 0;
   for (int32_t i = 0; i < count; i++) {
     int32_t k, bits;
@@ -32,8 +57,11 @@ double baseline_gather_checked(const float *x, int32_t size, const int32_t *inde
   return sum;
 }
 
+AT_EACH_PLACE(gather_checked, (const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count),
+              (x, size, index, indices, count))
+
 /* The fewest instructions that could do without the rest: one comparison for the bounds, one for the NaNs. */
-double baseline_gather_least(const float *x, uint32_t size, const int32_t *index, size_t count) {
+LOOP gather_least(const float *x, uint32_t size, const int32_t *index, size_t count) {
   double sum = 0;
   for (size_t i = 0; i < count; i++) {
     uint32_t k = (uint32_t)index[i], bits;
@@ -45,15 +73,14 @@ double baseline_gather_least(const float *x, uint32_t size, const int32_t *index
   return sum;
 }
 
-double baseline_dot(const float *x, const float *y, size_t count) {
-  double sum = 0;
-  for (size_t i = 0; i < count; i++) sum += (double)x[i] * y[i];
-  return sum;
-}
+AT_EACH_PLACE(gather_least, (const float *x, uint32_t size, const int32_t *index, size_t count),
+              (x, size, index, count))
 
-double baseline_sum_rows(const float *x, size_t rows, size_t columns) {
+LOOP sum_rows(const float *x, size_t rows, size_t columns) {
   double sum = 0;
   for (size_t i = 0; i < rows; i++)
     for (size_t j = 0; j < columns; j++) sum += x[i * columns + j];
   return sum;
 }
+
+AT_EACH_PLACE(sum_rows, (const float *x, size_t rows, size_t columns), (x, rows, columns))

@@ -18,14 +18,20 @@ double baseline_reserve_and_fill(const char *path, size_t count);
 double baseline_copy_huge(const char *path, const void *bytes, size_t size);
 double baseline_fill_huge(const char *path, size_t count);
 double baseline_scan(const void *bytes, size_t size);
-double baseline_sum(const float *x, size_t count);
-double baseline_gather(const float *x, const int32_t *index, size_t count);
-double baseline_gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count);
-double baseline_gather_least(const float *x, uint32_t size, const int32_t *index, size_t count);
-double baseline_dot(const float *x, const float *y, size_t count);
-double baseline_sum_rows(const float *x, size_t rows, size_t columns);
 int waitpid(int pid, int *status, int options);
 ]]
+
+for place = 0, 3 do
+  local declarations = ([[
+double baseline_sum_PLACE(const float *x, size_t count);
+double baseline_gather_PLACE(const float *x, const int32_t *index, size_t count);
+double baseline_gather_checked_PLACE(const float *x, int32_t size, const int32_t *index, int32_t indices,
+  int32_t count);
+double baseline_gather_least_PLACE(const float *x, uint32_t size, const int32_t *index, size_t count);
+double baseline_sum_rows_PLACE(const float *x, size_t rows, size_t columns);
+]]):gsub("PLACE", place)
+  ffi.cdef(declarations)
+end
 
 local library = assert(os.getenv "BENCH_BUILD", "start the benchmarks with make bench") .. "/baseline.so"
 local C = ffi.load(library)

@@ -3,12 +3,13 @@
 local ffi = require "ffi"
 local baseline = require "harness.baseline"
 local measure = require "harness.measure"
+local places = require "harness.places"
 local python = require "harness.python"
 local sharearray = require "sharearray"
 
 local SMALL, LARGE = 2 ^ 20, measure.choose(64, 32) * 2 ^ 20 -- in the cache (4 MiB), and not
 local COLUMNS = 1024
-local ROUNDS = measure.choose(31, 11)
+local ROUNDS = measure.choose(15, 5)
 
 local x = assert(sharearray.cache("elements", function(alloc)
   local array = alloc("float32", { LARGE })
@@ -73,27 +74,22 @@ end
 
 local sink
 
--- Where LuaJIT's code comes to lie is another place at each compilation, which is a tenth of a short loop's time.
--- So each loop is compiled several times, and its copies take turns.
-local COPIES = 7
-local function copies_of(run, ...)
-  local list = {}
-  for i = 1, COPIES do
-    list[i] = loadstring(string.dump(run))
-    sink = list[i](...)
+-- Seconds that each function takes, one for each place, in the mean; divided by `per`.
+local function timed(per, runs, ...)
+  local arguments, n = { ... }, select("#", ...)
+  return function()
+    local start = measure.now()
+    for place = 1, #runs do sink = runs[place](unpack(arguments, 1, n)) end
+    return (measure.now() - start) / #runs / per
   end
-  return list
 end
 
-local function timed(per, run, ...)
-  local arguments, n = { ... }, select("#", ...)
-  local runs, turn = type(run) == "function" and copies_of(run, ...) or { run }, 0
-  return function()
-    turn = turn % #runs + 1
-    local start = measure.now()
-    sink = runs[turn](unpack(arguments, 1, n))
-    return (measure.now() - start) / per
-  end
+local function in_lua(per, run, ...) return timed(per, places.copies(run, ...), ...) end
+
+local function in_c(name)
+  local runs = {}
+  for place = 1, places.COUNT do runs[place] = baseline.C[("baseline_%s_%d"):format(name, place - 1)] end
+  return runs
 end
 
 local function compare(work, against, per, ours, theirs, limits)
@@ -104,33 +100,32 @@ local function compare(work, against, per, ours, theirs, limits)
   return per
 end
 
-local C = baseline.C
 local data, at = x.data, index.data
-local c_sum = timed(SMALL, C.baseline_sum, data, SMALL)
-local c_gather = timed(sample, C.baseline_gather, data, at, sample)
-local c_checked = timed(sample, C.baseline_gather_checked, data, LARGE, at, LARGE, sample)
-local c_least = timed(sample, C.baseline_gather_least, data, LARGE, at, sample)
-local c_rows = timed(SMALL, C.baseline_sum_rows, data, rows, COLUMNS)
+local c_sum = timed(SMALL, in_c "sum", data, SMALL)
+local c_gather = timed(sample, in_c "gather", data, at, sample)
+local c_checked = timed(sample, in_c "gather_checked", data, LARGE, at, LARGE, sample)
+local c_least = timed(sample, in_c "gather_least", data, LARGE, at, sample)
+local c_rows = timed(SMALL, in_c "sum_rows", data, rows, COLUMNS)
 
 measure.progress "sums"
-compare("sum through v(i)", "C -O2", SMALL, timed(SMALL, sum_elements, small, SMALL), c_sum, { most = 1.1 })
-compare("sum through v(i, j)", "C -O2", SMALL, timed(SMALL, sum_matrix, matrix, rows, COLUMNS), c_rows, { most = 1.1 })
+compare("sum through v(i)", "C -O2", SMALL, in_lua(SMALL, sum_elements, small, SMALL), c_sum, { most = 1.1 })
+compare("sum through v(i, j)", "C -O2", SMALL, in_lua(SMALL, sum_matrix, matrix, rows, COLUMNS), c_rows, { most = 1.1 })
 compare("sum through v(i), of an array that may be written", "C -O2", SMALL,
-  timed(SMALL, sum_elements, sharearray.array(small), SMALL), c_sum, {})
-compare("sum through .data", "C -O2", SMALL, timed(SMALL, sum_data, small, SMALL), c_sum, { most = 1.05 })
+  in_lua(SMALL, sum_elements, sharearray.array(small), SMALL), c_sum, {})
+compare("sum through .data", "C -O2", SMALL, in_lua(SMALL, sum_data, small, SMALL), c_sum, { most = 1.05 })
 measure.progress "gathers"
-compare("random gather through v(i)", "C -O2", sample, timed(sample, gather_elements, x, index, sample), c_gather,
+compare("random gather through v(i)", "C -O2", sample, in_lua(sample, gather_elements, x, index, sample), c_gather,
   { most = 1.2 })
 compare("random gather through v(i)", "C -O2 with the same checks: bounds, and NaNs that LuaJIT would misread", sample,
-  timed(sample, gather_elements, x, index, sample), c_checked, { most = 1.1 })
+  in_lua(sample, gather_elements, x, index, sample), c_checked, { most = 1.1 })
 compare("random gather in C -O2 with the least that is safe: a comparison for the bounds, one for the NaNs",
   "C -O2 without", sample, c_least, c_gather, {})
-compare("random gather through .data", "C -O2", sample, timed(sample, gather_data, x, index, sample), c_gather,
+compare("random gather through .data", "C -O2", sample, in_lua(sample, gather_data, x, index, sample), c_gather,
   { most = 1.05 })
 measure.progress "rows"
 local pictures = x:slice(0, 784 * 1300):reshape { 1300, 784 }
-compare("row loop: v[i], then 784 elements", "C -O2", 1, timed(pictures.size, sum_rows, pictures, 1300, 784),
-  timed(pictures.size, C.baseline_sum_rows, data, 1300, 784), { most = 1.3 })
+compare("row loop: v[i], then 784 elements", "C -O2", 1, in_lua(pictures.size, sum_rows, pictures, 1300, 784),
+  timed(pictures.size, in_c "sum_rows", data, 1300, 784), { most = 1.3 })
 
 measure.progress "whole arrays"
 local peer = python.start()
