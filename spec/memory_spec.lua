@@ -294,15 +294,19 @@ describe("close", function()
       local function expect(x, digit) if tostring(x):sub(1, 1) ~= digit then wrong = wrong + 1 end end
       local function of_one(v) expect(v(1), "2") end
       local function of_two(v) expect(v(1, 1), "4") end
-      local function index(v) return v[1] end
+      local function index(v) expect(v[1], "2") end
+      local function row(v) expect(#v[1], "2") end
+      local function record(v) expect(v(1).a, "2") end
       local function set(v) v:set(1, 7) end
       local function set_two(v) v:set(1, 1, 7) end
+      local records = sharearray.array({ { a = 1 }, { a = 2 } }, sharearray.dtype { { "a", "int32" } })
       local count, times = 0, tonumber(...)
       for _, dtype in ipairs { "int32", "float32", "int64", "complex64" } do
         local one, two = sharearray.array({ 1, 2 }, dtype), sharearray.array({ { 1, 2 }, { 3, 4 } }, dtype)
         local cases = {
           { one, part, of_one }, { one, part, index }, { two, part, of_two }, { two, turned, of_two },
-          { two, part, index }, { two, turned, index }, { one, part, set }, { two, turned, set_two },
+          { two, part, row }, { two, turned, row }, { one, part, set }, { two, turned, set_two },
+          { records, part, record },
         }
         for _, case in ipairs(cases) do
           local whole, take, use = unpack(case)
@@ -317,7 +321,7 @@ describe("close", function()
       say(count, wrong)
     ]], { times }, { SHAREARRAY_SHM_PATH = directory }):finish()
     machine.remove(directory)
-    assert.equal(32 * times .. " 0\n", said)
+    assert.equal(36 * times .. " 0\n", said)
   end)
 
   it("is safe for what the collector finalizes in any order", function()

@@ -21,8 +21,8 @@ local element = "elements[k]"
 
 -- A reader: `guard`, statements run before the load, which may return; `value`, the expression of
 -- the element `elements[k]`; `number`, the same as a Lua number, nil where it is none. They may use the
--- names that element.lua passes in. With `bits` set, `bits` is the same memory as int32; `make` is a
--- function that gives, when first needed, what the pieces know as `read`.
+-- names that element.lua passes in. With `bits` set, `bits` is the same memory as int32; `takes`, members of the view's
+-- struct that they use besides; `make` is a function that gives, when first needed, what the pieces know as `read`.
 local function plain(value, number)
   return { guard = "", value = value, number = number }
 end

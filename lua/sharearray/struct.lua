@@ -264,7 +264,7 @@ function struct.dtype(list, of)
   return {
     name = text, kind = "V", itemsize = itemsize, descr = text, names = names, ctype = ctype, constant = constant,
     reader = {
-      guard = "", value = "read(self.map, self.sealed, elements + k)",
+      guard = "", value = "read(map, sealed, elements + k)", takes = { "map", "sealed" },
       make = function()
         make = make or make_class(fields, by_name)
         return make

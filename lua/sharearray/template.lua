@@ -92,7 +92,7 @@ local function number(self, $INDICES extra)
     return fail.index(self, $INDICES extra)
   end
   $ELEMENT
-  $GUARD
+  $NUMBERGUARD
   return $NUMBER
 end
 
@@ -173,9 +173,9 @@ $STEP]]
 local INDEXING_N = [[
 local function index(self, key)
   if type(key) ~= "number" then return fail.property(self, key) end
-  local elements, sealed = self.elements, self.sealed
+  $ROWTAKEN
   if $WITHIN and key < self.n0 then -- the view is not closed: adopt needs its map
-    return inner(owners[self] or adopt(self), sealed, $ROW$REST)
+    return inner(owners[self] or adopt(self), sealed, $ROW, $LENGTHS)
   end
   return fail.row(self, key)
 end
@@ -191,14 +191,30 @@ $STEP]]
 -- another each time, or the store would be left out.
 local BARRIER = "pin[0] = 1 - pin[0]; "
 
--- What is taken out of the struct before the checks: pointers, and what `place` needs.
-local function taken(spec, moved)
-  local names = { "elements" }
-  if spec.dtype.reader.bits and not moved then names[2] = "bits" end
-  for axis = spec.contiguous and 1 or 0, spec.ndim - 1 do
-    names[#names + 1] = (spec.contiguous and "n" or "s") .. axis
-  end
+-- "n1", "n2", ..., a letter and the axes from `first` on, added to the names.
+local function add(names, letter, first, ndim)
+  for axis = first, ndim - 1 do names[#names + 1] = letter .. axis end
+  return names
+end
+
+-- Locals for what is taken out of the struct before the checks.
+local function locals(names)
   return ("local %s = self.%s"):format(table.concat(names, ", "), table.concat(names, ", self."))
+end
+
+-- What an element needs: pointers, and what `place` does.
+local function for_element(spec, moved)
+  local reader, names = spec.dtype.reader, { "elements" }
+  if reader.bits and not moved then names[2] = "bits" end
+  for _, name in ipairs(reader.takes or {}) do names[#names + 1] = name end
+  if spec.contiguous then return add(names, "n", 1, spec.ndim) end
+  return add(names, "s", 0, spec.ndim)
+end
+
+-- What a row needs.
+local function for_row(spec)
+  local names = add({ "elements", "sealed" }, "n", 1, spec.ndim)
+  return spec.contiguous and names or add(names, "s", 0, spec.ndim)
 end
 
 -- The pointers that k counts from, where they are not those of the view: `where` is the expression.
@@ -235,12 +251,8 @@ function template.class(spec)
   local where = strided and "cast(bytes_p, elements) + at" or n > 1 and "elements + at" or "elements"
   local moved = where ~= "elements"
   local barrier = reader.bits and spec.writable and BARRIER or ""
-  local rest, inner_size = {}, {}
-  for axis = 1, n - 1 do
-    rest[#rest + 1] = ", self.n" .. axis
-    inner_size[#inner_size + 1] = "self.n" .. axis
-  end
-  for axis = 1, strided and n - 1 or 0 do rest[#rest + 1] = ", self.s" .. axis end
+  local sizes = add({}, "n", 1, n)
+  local lengths = strided and add(add({}, "n", 1, n), "s", 1, n) or sizes
   local holes = {
     MAKE = (n > 0 and ", " .. list(n, "n@") or "") .. (strided and n > 0 and ", " .. list(n, "s@") or ""),
     BITS = reader.bits and "cast(bits_p, elements), " or "",
@@ -252,14 +264,15 @@ function template.class(spec)
     WITHIN = within:gsub("i@", "key"):gsub("@", "0"),
     PLACE = place(spec),
     KEY = strided and "key * s0, 0" or "0, key",
-    TAKEN = taken(spec, moved), ELEMENT = barrier .. (moved and moved_to(spec, where) or ""),
+    TAKEN = locals(for_element(spec, moved)), ROWTAKEN = locals(for_row(spec)),
+    ELEMENT = barrier .. (moved and moved_to(spec, where) or ""),
     TARGET = ("cast(mutable, %s)[k]"):format(where),
-    ROW = strided and "cast(constant, cast(bytes_p, elements) + key * self.s0)"
-      or "elements + key * (" .. table.concat(inner_size, " * ") .. ")",
-    REST = table.concat(rest),
+    ROW = strided and "cast(constant, cast(bytes_p, elements) + key * s0)"
+      or "elements + key * (" .. table.concat(sizes, " * ") .. ")",
+    LENGTHS = table.concat(lengths, ", "),
     GUARD = reader.guard,
     VALUE = reader.value,
-    NUMBER = reader.number or "fail.number(self)",
+    NUMBERGUARD = reader.number and reader.guard or "", NUMBER = reader.number or "fail.number(self)",
   }
   local pieces = { SETTING = spec.writable and SETTING or NO_SETTING, STEP = STEP,
     INDEXING = n == 0 and INDEXING_0 or n == 1 and INDEXING_1 or INDEXING_N }
