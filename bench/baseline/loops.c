@@ -1,8 +1,8 @@
 /* Loops over elements, as anybody would write them; each of them four times, name_0 to name_3.
  *
- * gcc and LuaJIT begin loops at multiples of 16 bytes, and it is chance at which of the four in a line of the cache (64).
- * A short loop that lies across two lines may take half as long again as within one. The four are the same code, each 16
- * bytes further in its line than the one before, so that their loops lie at each of the places. */
+ * gcc and LuaJIT begin loops at multiples of 16 bytes, and it is chance at which of the four in a line of the cache.
+ * A short loop that lies across two lines may take half as long again as within one. The four are the same code, each
+ * 16 bytes further in its line than the one before, so that their loops lie at each of the places. */
 #include "baseline.h"
 
 #include <math.h>

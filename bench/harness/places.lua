@@ -1,8 +1,8 @@
 --- Copies of a loop, one at each place that its code can have in a line of the cache.
 --
 -- LuaJIT and gcc put loops at multiples of 16 bytes; it is chance at which of the four in a line (64 bytes). A short
--- loop that lies across two lines may take half as long again as within one, in C as well, see bench/baseline/loops.c. A
--- program gets one of the four, so what counts is their mean.
+-- loop that lies across two lines may take half as long again as within one, in C as well, see bench/baseline/loops.c.
+-- A program gets one of the four, so what counts is their mean.
 
 local util = require "jit.util"
 
