@@ -635,24 +635,20 @@ static void lock_dies_with_its_holder_although_a_child_lives(void) {
   if (builder == 0) {
     sharearray_build *build;
     if (attach("o", 0, NULL, &build) != SHAREARRAY_BUILD) _exit(1);
-    pid_t child = fork();
-    if (child == 0) {
-      write(ready[1], "x", 1);
-      pause();
+    if (fork() == 0) {
+      pid_t self = getpid();
+      write(ready[1], &self, sizeof self);
     }
-    write(ready[1], &child, sizeof child);
     pause();
   }
-  char bytes[1 + sizeof(pid_t)] = {0};
-  for (size_t got = 0; got < sizeof bytes;) got += (size_t)read(ready[0], bytes + got, sizeof bytes - got);
-  pid_t child; /* either may have written first */
-  memcpy(&child, bytes[0] == 'x' ? bytes + 1 : bytes, sizeof child);
+  pid_t child;
+  CHECK(read(ready[0], &child, sizeof child) == sizeof child);
   kill(builder, SIGKILL);
   waitpid(builder, NULL, 0);
   sharearray_build *build = NULL;
   CHECK(attach("o", 0, NULL, &build) == SHAREARRAY_BUILD && ticket.builder.attempt == 2);
   sharearray_build_delete(build);
-  kill(child, SIGKILL);
+  CHECK(kill(child, SIGKILL) == 0);
   close(ready[0]);
   close(ready[1]);
 }
