@@ -46,6 +46,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 10
 
 test: ## run the C harnesses, and the specs under both LuaJITs; SPEC=spec/x_spec.lua runs one spec
+	@ls $(SPEC) >/dev/null
 	@$(here) .ci/setup test
 	@$(MAKE) run-tests
 

@@ -350,8 +350,10 @@ array([1.5, 2.5], dtype=float64, shape=(2,))
     local words = {}
     for i = 1, 20000 do words[i] = "w" .. i end
     assert(store:cache("words", { vectors = sharearray.array({ 1 }, "uint8"), words = words, none = sharearray.null,
-      ["odd\27[1m"] = "a\27[31m\0\nb" }))
+      map = {}, list = sharearray.as_list {}, ["odd\27[1m"] = "a\27[31m\0\nb" }))
     assert.equal([[
+list = []
+map = {}
 none = null
 odd\x1b[1m = a\x1b[31m\x00\x0ab
 vectors

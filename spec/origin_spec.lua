@@ -329,6 +329,17 @@ describe("an origin", function()
     assert.equal(1, assert(b:cache("x", number(1)))(0))
   end)
 
+  it("a source may call alive where there is none", function()
+    local function source(_, alive)
+      alive()
+      return sharearray.array { 1 }
+    end
+    directories[#directories + 1] = machine.directory()
+    local alone = sharearray.new { shm_path = directories[#directories] }
+    assert.equal(1, assert(alone:cache("without", source))(0))
+    assert.equal(1, assert(a:cache("with", source))(0))
+  end)
+
   it("the lease is renewed by alloc, by alive, and by the collector", function()
     assert(a:cache("x", function(alloc)
       alloc("int8", 1)

@@ -103,6 +103,9 @@ local function make_alloc(build)
   end
 end
 
+-- What a source gets for `alive` where there is no origin, so that it may call it with or without one.
+local function alive() end
+
 -- Runs the source: the value, or nil, error value, code.
 local function run(self, source)
   if type(source) ~= "function" then return source end
@@ -111,7 +114,7 @@ local function run(self, source)
   if session then
     ok, value, reason = pcall(session.run, session, source, alloc)
   else
-    ok, value, reason = pcall(source, alloc)
+    ok, value, reason = pcall(source, alloc, alive)
   end
   if not ok then
     if draft.is_refusal(value) then return nil, value.message, value.code end

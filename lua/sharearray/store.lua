@@ -148,7 +148,7 @@ local end_trace = coroutine.running
 
 --- The view of `id`. If nobody has it, `source` is run, or copied, first: once for the whole machine.
 -- @tparam string id
--- @param source a function `fn(alloc)`, or array-like data
+-- @param source a function `fn(alloc, alive)`, or array-like data
 -- @tparam[opt] table opts options of this call, over the store's
 -- @return[1] a read-only view, shared with all who ask for the id in this Lua state
 -- @return[2] nil, message, code

@@ -153,8 +153,10 @@ local function show_members(t, path)
     local name, value = path .. tostring(key), t[key]
     if view.is(value) then
       console.say(text.printable(name), "\n", tostring(value), "\n")
-    elseif type(value) == "table" then
+    elseif type(value) == "table" and next(value) ~= nil then
       show_members(value, name .. "/")
+    elseif type(value) == "table" then
+      console.say(text.printable(name), " = ", getmetatable(value) and "[]" or "{}", "\n") -- see sharearray.as_list
     else
       k = k + 1
       if plain <= MANY or k <= EDGE or k > plain - EDGE then
