@@ -156,7 +156,7 @@ describe("memory", function()
         keep[#keep + 1], keep[#keep + 2] = v, v[0]
       end
       io.write "kept"
-    ]]):finish(20)
+    ]]):finish(20 * machine.slowness)
     assert.equal("kept", said)
   end)
 

@@ -470,9 +470,13 @@ static void let_it_settle(void) {
 }
 
 static void directory_that_stands_still_is_settled(void) {
-  put("q", 1);
-  CHECK(sharearray_settled(store) == 0); /* changed */
-  CHECK(sharearray_settled(store) == 0); /* just now */
+  bool late = true; /* some ticks of the clock, while which the processor may be another's */
+  for (int tries = 0; late && tries < 100; tries++) {
+    put("q", 1);
+    CHECK(sharearray_settled(store) == 0); /* changed */
+    late = sharearray_settled(store) != 0; /* just now */
+  }
+  CHECK(!late);
   let_it_settle();
   expect_value("q", 1);
   CHECK(sharearray_settled(store) == 1);

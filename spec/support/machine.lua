@@ -49,7 +49,7 @@ M.luajit = os.getenv("SHAREARRAY_TEST_LUAJIT") or "luajit"
 
 --- Whether that is the script of `make valgrind`; and how much longer than natively a process may take.
 M.under_valgrind = M.luajit:find("/valgrind/", 1, true) ~= nil
-M.slowness = M.under_valgrind and 20 or 1
+M.slowness = M.under_valgrind and 20 or os.getenv "ASAN_OPTIONS" and 4 or 1
 
 local Process = {}
 Process.__index = Process
@@ -72,9 +72,10 @@ function M.start(argv, env)
   assert(C.pipe2(input, O_CLOEXEC) == 0 and C.pipe2(output, O_CLOEXEC) == 0)
   local pid = C.fork()
   if pid == 0 then child(argv, env or {}, input[0], output[1]) end
-  C.close(input[0])
   C.close(output[1])
-  return setmetatable({ pid = pid, input = input[1], output = output[0], text = "", seen = "" }, Process)
+  -- The reader's end stays open here, too: who tells something to a process that has ended would die of SIGPIPE.
+  return setmetatable({ pid = pid, input = input[1], reader = input[0], output = output[0], text = "", seen = "" },
+    Process)
 end
 
 --- Starts a worker: `code` is Lua text with `sharearray`, `ffi`, `say(...)`, `hear()`, `die()` and
@@ -144,6 +145,7 @@ function Process:wait(seconds)
   local deadline = M.now() + (seconds or PATIENCE)
   local status = ffi.new("int[1]")
   C.close(self.input)
+  C.close(self.reader)
   while true do
     local more = fill(self, deadline)
     if not more then break end

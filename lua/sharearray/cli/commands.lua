@@ -124,9 +124,7 @@ function M.save(store, args)
   local value = check(store:get(args.id))
   local map = map_of(value)
   if not map then console.fail(("'%s' has no array in it"):format(args.id)) end
-  local temporary = ("%s.%d.tmp"):format(path, system.pid)
-  check(system.write_new(temporary, map.base, tonumber(map.length)))
-  check(system.move(temporary, path, args.force))
+  check(system.save(path, map.base, tonumber(map.length), args.force))
   return true
 end
 

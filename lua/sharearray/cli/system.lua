@@ -140,30 +140,28 @@ end
 
 jit.off(write_all)
 
---- Writes memory to a file that must not exist yet, and to the disk. Nothing stays of a file that was
--- not written in full.
+--- Writes memory to a file, to the disk and under a name of its own, which then becomes `path`: in place of what has
+-- that name, or only if nothing has. Otherwise nothing stays of it, Ctrl-C included.
 -- @return[1] true
 -- @return[2] nil, message
-function M.write_new(path, pointer, bytes)
-  local file, problem = io.open(path, "wbxe") -- x: O_EXCL, e: O_CLOEXEC
-  if not file then return nil, problem end
-  local whole, result = pcall(write_all, file, pointer, bytes)
-  problem = path .. ": " .. M.problem()
-  file:close()
-  if whole and result then return true end
-  os.remove(path)
-  if not whole then error(result, 0) end -- interrupted
-  return nil, problem
-end
-
---- Gives a file its name: in place of what has it, or only if nothing has.
--- @return[1] true
--- @return[2] nil, message
-function M.move(from, to, replace)
-  local ok = (replace and C.rename or C.link)(from, to) == 0
-  local problem = not ok and to .. ": " .. M.problem()
-  os.remove(from) -- the second name that a link leaves, or what could not be moved
-  if ok then return true end
+function M.save(path, pointer, bytes, replace)
+  local temporary = ("%s.%d.tmp"):format(path, M.pid)
+  local file, problem
+  local function refuse(name)
+    problem = name .. ": " .. M.problem()
+    return false
+  end
+  local ended, saved = pcall(function() -- Ctrl-C may come as soon as there is a file
+    file, problem = io.open(temporary, "wbxe") -- x: O_EXCL, e: O_CLOEXEC
+    if not file then return false end
+    if not write_all(file, pointer, bytes) then return refuse(temporary) end
+    return (replace and C.rename or C.link)(temporary, path) == 0 or refuse(path)
+  end)
+  if file then file:close() end
+  -- The second name that a link leaves, or what was not finished. An open that is interrupted may have made it, too.
+  if file or not ended then os.remove(temporary) end
+  if not ended then error(saved, 0) end
+  if saved then return true end
   return nil, problem
 end
 
