@@ -314,6 +314,43 @@ describe("sharearray save", function()
     assert.same({}, machine.names(scratch))
   end)
 
+  it("leaves nothing behind, whichever of its instructions is interrupted", function()
+    local said = machine.worker([[
+      jit.off() -- compiled code never looks at a hook
+      local system = require "sharearray.cli.system"
+      local path, memory = ..., ffi.new("char[100]")
+      local temporary, left, at = ("%s.%d.tmp"):format(path, system.pid), 0, 0
+      local function is_interrupted(replace)
+        local count, interrupted = 0, false
+        pcall(function()
+          debug.sethook(function()
+            count = count + 1
+            if count < at then return end
+            interrupted = true
+            debug.sethook() -- once, as LuaJIT's own
+            error("interrupted!", 0)
+          end, "", 1)
+          system.save(path, memory, 100, replace)
+          debug.sethook()
+        end)
+        return interrupted
+      end
+      for _, replace in ipairs { true, false } do
+        at = 0
+        repeat
+          at = at + 1
+          os.remove(path)
+          local interrupted = is_interrupted(replace)
+          if system.stat(temporary) then left = left + 1 end
+          os.remove(temporary)
+        until not interrupted
+        assert(at > 50 and system.stat(path))
+      end
+      say("left", left)
+    ]], { scratch .. "/a.npy" }, {}):finish()
+    assert.equal("left 0\n", said)
+  end)
+
   it("says that the disk is full", function()
     two_entries()
     local full = machine.directory()

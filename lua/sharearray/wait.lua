@@ -13,7 +13,7 @@ local M = {}
 local WAIT, FILLED = C.SHAREARRAY_WAIT, C.SHAREARRAY_FILLED
 local attach, await, note = C.sharearray_attach, C.sharearray_await, place_.note
 local FIRST, LONGEST = 0.001, 0.02 -- seconds of an injected sleep
-local LONGEST_SLEEP = 5 -- seconds in the kernel
+local LOOK = 5 -- seconds in the kernel: Ctrl-C that came just before wakes nobody, and is seen by Lua alone
 local PIECE, YIELDING_PIECE = 64 * 2 ^ 20, 4 * 2 ^ 20 -- bytes; 4 MiB take an event loop 2 ms
 
 --- The moment at which the settings' timeout is over, in ms of `sharearray_clock`; nil for never.
@@ -47,7 +47,7 @@ end
 -- @return false and why, where the injected sleep cannot
 function M.once(place, settings, id, ticket, seconds, round)
   if settings.sleep then return sleep_on(place, settings.sleep, id, ticket, seconds, round) end
-  C.sharearray_wait(place.handle, id, ticket, math.min(seconds, LONGEST_SLEEP))
+  C.sharearray_wait(place.handle, id, ticket, math.min(seconds, LOOK))
 end
 
 --- Bytes to reserve, copy or sum between two breaths.
@@ -146,10 +146,9 @@ local function attach_blocking(self, id, flags, ticket, deadline, map, build, me
     local seconds = M.remaining(deadline)
     if seconds == 0 then return attach_finally(self, id, flags, ticket, map, build, message) end
     looked, seen = loop.now(), ticket.seen -- from before the look that finds it, which is safe
-    seconds = math.min(seconds, LONGEST_SLEEP)
+    seconds = math.min(seconds, LOOK)
     step = await(place.handle, id, flags, ticket, seconds, blanks, count, sealed, map, message)
-    -- Ctrl-C ends it here, before this process has a lock that nobody would give back. One that came just before the
-    -- kernel was asked to sleep woke nobody, and is seen after LONGEST_SLEEP.
+    -- Ctrl-C ends it here, before this process has a lock that nobody would give back.
     if step == WAIT then
       step = attach(place.handle, id, flags, ticket, map, build, message)
       if step == WAIT then builder = announce(settings, id, ticket, builder) end

@@ -140,8 +140,11 @@ end
 
 jit.off(write_all)
 
---- Writes memory to a file, to the disk and under a name of its own, which then becomes `path`: in place of what has
--- that name, or only if nothing has. Otherwise nothing stays of it, Ctrl-C included.
+--- Writes memory to a file, to the disk and under a name of its own, which then becomes `path`. Else nothing stays of
+-- it, Ctrl-C included.
+-- @tparam string path
+-- @param pointer, bytes the memory
+-- @tparam boolean replace whether to take the place of what has that name; else it is refused if something has
 -- @return[1] true
 -- @return[2] nil, message
 function M.save(path, pointer, bytes, replace)
@@ -151,16 +154,22 @@ function M.save(path, pointer, bytes, replace)
     problem = name .. ": " .. M.problem()
     return false
   end
-  local ended, saved = pcall(function() -- Ctrl-C may come as soon as there is a file
+  local function clear() -- of the second name that a link leaves, or of what was not finished
+    if io.type(file) == "file" then file:close() end
+    os.remove(temporary)
+  end
+  local ended, saved = pcall(function()
     file, problem = io.open(temporary, "wbxe") -- x: O_EXCL, e: O_CLOEXEC
     if not file then return false end
-    if not write_all(file, pointer, bytes) then return refuse(temporary) end
-    return (replace and C.rename or C.link)(temporary, path) == 0 or refuse(path)
+    local written = write_all(file, pointer, bytes) or refuse(temporary)
+    local named = written and ((replace and C.rename or C.link)(temporary, path) == 0 or refuse(path))
+    clear()
+    return named
   end)
-  if file then file:close() end
-  -- The second name that a link leaves, or what was not finished. An open that is interrupted may have made it, too.
-  if file or not ended then os.remove(temporary) end
-  if not ended then error(saved, 0) end
+  if not ended then -- Ctrl-C, perhaps as soon as there was a file; LuaJIT raises it once, the next one ends the process
+    clear()
+    error(saved, 0)
+  end
   if saved then return true end
   return nil, problem
 end
