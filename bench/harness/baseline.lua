@@ -24,6 +24,7 @@ int waitpid(int pid, int *status, int options);
 for place = 0, 3 do
   local declarations = ([[
 double baseline_sum_PLACE(const float *x, size_t count);
+double baseline_sum_least_PLACE(const float *x, size_t size, size_t count);
 double baseline_gather_PLACE(const float *x, const int32_t *index, size_t count);
 double baseline_gather_checked_PLACE(const float *x, int32_t size, const int32_t *index, int32_t indices,
   int32_t count);

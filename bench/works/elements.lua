@@ -102,6 +102,7 @@ end
 
 local data, at = x.data, index.data
 local c_sum = timed(SMALL, in_c "sum", data, SMALL)
+local c_sum_least = timed(SMALL, in_c "sum_least", data, LARGE, SMALL)
 local c_gather = timed(sample, in_c "gather", data, at, sample)
 local c_checked = timed(sample, in_c "gather_checked", data, LARGE, at, LARGE, sample)
 local c_least = timed(sample, in_c "gather_least", data, LARGE, at, sample)
@@ -112,6 +113,8 @@ compare("sum through v(i)", "C -O2", SMALL, in_lua(SMALL, sum_elements, small, S
 compare("sum through v(i, j)", "C -O2", SMALL, in_lua(SMALL, sum_matrix, matrix, rows, COLUMNS), c_rows, { most = 1.1 })
 compare("sum through v(i), of an array that may be written", "C -O2", SMALL,
   in_lua(SMALL, sum_elements, sharearray.array(small), SMALL), c_sum, {})
+compare("sum in C -O2 with the least that is safe: a comparison for the bounds, one for the NaNs", "C -O2 without",
+  SMALL, c_sum_least, c_sum, {})
 compare("sum through .data", "C -O2", SMALL, in_lua(SMALL, sum_data, small, SMALL), c_sum, { most = 1.05 })
 measure.progress "gathers"
 compare("random gather through v(i)", "C -O2", sample, in_lua(sample, gather_elements, x, index, sample), c_gather,

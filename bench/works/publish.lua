@@ -27,7 +27,7 @@ local function publish(store)
   end
 end
 
-local ROUNDS = measure.choose(9, 5)
+local ROUNDS = measure.choose(15, 5)
 local path = measure.directory .. "/baseline"
 local peer = python.start()
 peer:ask("array", MEGABYTES)
