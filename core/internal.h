@@ -65,7 +65,6 @@ struct sharearray_store {
   ino_t page_ino;            /* 0: private */
   dev_t dev;                 /* the directory itself, whatever path leads to it */
   ino_t ino;
-  int directory;            /* its descriptor, or -1: kept as long as it has no lock */
   struct timespec changed;  /* its time of change at the last sharearray_settled() */
   struct timespec lockless; /* and at the last sa_lockless() */
   uint32_t looks;           /* for locks so far, or since then; UINT32_MAX: there is none */
@@ -352,7 +351,6 @@ bool sa_entry_take(sharearray_store *store, const char *path, struct sa_map *bla
 /* directory.c: whether there is no lock in the directory, as far as that is known for less than a look
  * at one name costs: the kernel keeps nothing of names that are not there. */
 bool sa_lockless(sharearray_store *store);
-void sa_directory_close(sharearray_store *store);
 
 /* store.c */
 void sa_store_ref(sharearray_store *store);

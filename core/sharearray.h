@@ -30,8 +30,7 @@
  * Conventions. A function that can fail returns 0 or more on success and one of the negative
  * SHAREARRAY_E codes otherwise; it then writes one line for a person to `message`, a buffer of
  * SHAREARRAY_MESSAGE bytes owned by the caller (or NULL). Out-pointers are set on success only.
- * The core never prints, never exits, and keeps no descriptor but a build's lock, a draft's file, and the directory of a
- * store of which many arrays were attached (O_PATH, until something comes or goes there).
+ * The core never prints, never exits, and keeps no descriptor but a build's lock and a draft's file.
  *
  * Threads. A store, a build and a draft belong to one thread at a time. A map's reference count is
  * atomic: maps may travel between threads. fork(): maps are inherited; builds and drafts stay with

@@ -67,7 +67,6 @@ int sharearray_store_new(const sharearray_options *options, sharearray_store **o
   if (!store) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   store->dev = directory.st_dev;
   store->ino = directory.st_ino;
-  store->directory = -1;
   code = fill(store, options, message);
   if (code) {
     sharearray_store_delete(store);
@@ -82,7 +81,6 @@ void sa_store_ref(sharearray_store *store) { atomic_fetch_add(&store->references
 void sharearray_store_delete(sharearray_store *store) {
   if (!store || atomic_fetch_sub(&store->references, 1) > 1) return;
   sa_changes_delete(store);
-  sa_directory_close(store);
   free(store->shm_path);
   free(store->prefix);
   free(store->stem);

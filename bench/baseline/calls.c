@@ -35,12 +35,14 @@ static int attach(const char *path) {
 }
 
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
-double baseline_attach(const char *format, int files, int count) {
+double baseline_attach(const char *format, const char *directory, int files, int count) {
   char path[PATH_MAX];
+  struct stat st;
   double start = baseline_now();
   for (int i = 0; i < count; i++) {
     snprintf(path, sizeof path, format, i % files + 1);
     if (attach(path) != 0) return -1;
+    if (directory && stat(directory, &st) != 0) return -1;
   }
   return baseline_now() - start;
 }

@@ -4,7 +4,7 @@ local ffi = require "ffi"
 
 ffi.cdef [[
 double baseline_now(void);
-double baseline_attach(const char *format, int files, int count);
+double baseline_attach(const char *format, const char *directory, int files, int count);
 double baseline_run(char *const argv[]);
 int baseline_start(char *const argv[]);
 volatile double *baseline_board(const char *path, int count);
