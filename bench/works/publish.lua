@@ -53,7 +53,8 @@ if mounted then
     ours = samples.ours, theirs = plain.numpy, unit = "s", ahead = 4 }
   measure.row { work = WORK .. ", on a tmpfs with huge=advise", against = "C: mmap, MADV_HUGEPAGE, memcpy there",
     ours = samples.ours, theirs = samples.C, unit = "s" }
-  measure.row { work = WORK .. ", on a tmpfs with huge=advise: that C", against = "numpy.save on a plain one",
+  measure.row { work = WORK .. ", on a tmpfs with huge=advise: C with mmap, MADV_HUGEPAGE, memcpy",
+    against = "numpy.save on a plain one",
     ours = samples.C, theirs = plain.numpy, unit = "s" }
 else
   measure.skip(WORK .. ", on a tmpfs with huge=advise", unmount)
