@@ -52,7 +52,8 @@ local list = #arg > 0 and arg or WORKS
 for _, name in ipairs(list) do run(name) end
 local text = report.table(rows)
 local quick = os.getenv "BENCH_QUICK" == "1"
-print(description .. (quick and "\nquick          smaller arrays, fewer rounds" or "") .. "\n\n" .. text)
+if quick then description = description .. "\nquick          smaller arrays, fewer rounds" end
+print(description .. "\n\n" .. text)
 machine.shell("mkdir -p " .. RESULTS)
 write("results.json", report.json(rows))
 write("machine.txt", description .. "\n")

@@ -47,11 +47,11 @@ double baseline_scan(const void *bytes, size_t size);
 /* loops.c, at -O2: each at four places in a line of the cache. */
 #define BASELINE_LOOPS(place)                                                                                          \
   double baseline_sum_##place(const float *x, size_t count);                                                           \
-  double baseline_sum_least_##place(const float *x, size_t size, size_t count);                                        \
+  double baseline_sum_guarded_##place(const float *x, size_t size, size_t count);                                      \
   double baseline_gather_##place(const float *x, const int32_t *index, size_t count);                                  \
   double baseline_gather_checked_##place(const float *x, int32_t size, const int32_t *index, int32_t indices,          \
                                          int32_t count);                                                               \
-  double baseline_gather_least_##place(const float *x, uint32_t size, const int32_t *index, size_t count);             \
+  double baseline_gather_guarded_##place(const float *x, uint32_t size, const int32_t *index, size_t count);           \
   double baseline_sum_rows_##place(const float *x, size_t rows, size_t columns);
 BASELINE_LOOPS(0)
 BASELINE_LOOPS(1)

@@ -38,7 +38,7 @@ static void *map_new(const char *path, size_t bytes, bool huge) {
   return x;
 }
 
-/* With one value: what is measured is the memory, not how a number is made into a float. */
+/* With one value, as the work in Lua does: what is measured is the memory. */
 static void fill(float *x, size_t count) {
   for (size_t i = 0; i < count; i++) x[i] = 1;
 }
