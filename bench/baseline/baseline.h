@@ -11,8 +11,8 @@
 double baseline_now(void);
 
 /* calls.c. `count` times what it takes to get at an array: open, fstat, pread of the header, mmap, munmap,
- * close. `format` has one %d for the number of the file, 1 to `files`. With a
- * `directory`, and a stat of that each time. */
+ * close. `format` has one %d for the number of the file, 1 to `files`. And a stat of
+ * the `directory` each time, if it is not NULL. */
 double baseline_attach(const char *format, const char *directory, int files, int count);
 /* Runs a program to its end, its output to /dev/null. */
 double baseline_run(char *const argv[]);

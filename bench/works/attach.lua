@@ -23,9 +23,9 @@ local samples = measure.rounds(measure.choose(101, 51), {
   { "C", function() return baseline.C.baseline_attach(format, nil, IDS, IDS) / IDS end },
   { "C look", function() return baseline.C.baseline_attach(format, measure.directory, IDS, IDS) / IDS end },
 })
-measure.row { work = "attach: first get of a ready id, in process (and close)",
-  against = "C: open, fstat, pread, mmap, munmap, close", ours = samples.ours, theirs = samples.C, unit = "us",
-  most = 1.5 }
-measure.row { work = "attach: first get of a ready id, in process (and close)",
-  against = "C: the same, and stat of the directory", ours = samples.ours, theirs = samples["C look"], unit = "us" }
+local WORK = "attach: first get of a ready id, in process (and close)"
+measure.row { work = WORK, against = "C: open, fstat, pread, mmap, munmap, close", ours = samples.ours,
+  theirs = samples.C, unit = "us", most = 1.5 }
+measure.row { work = WORK, against = "C: the same, and stat of the directory", ours = samples.ours,
+  theirs = samples["C look"], unit = "us" }
 for i = 1, IDS do sharearray.free(names[i]) end

@@ -113,16 +113,15 @@ compare("sum through v(i)", "C -O2", SMALL, in_lua(SMALL, sum_elements, small, S
 compare("sum through v(i, j)", "C -O2", SMALL, in_lua(SMALL, sum_matrix, matrix, rows, COLUMNS), c_rows, { most = 1.1 })
 compare("sum through v(i), of an array that may be written", "C -O2", SMALL,
   in_lua(SMALL, sum_elements, sharearray.array(small), SMALL), c_sum, {})
-compare("sum in C -O2 with a comparison for the bounds and one for the bits of a NaN", "C -O2 without",
-  SMALL, c_sum_guarded, c_sum, {})
+local GUARDED = "a comparison for the bounds and one for the bits of a NaN"
+compare("sum in C -O2 with " .. GUARDED, "C -O2 without", SMALL, c_sum_guarded, c_sum, {})
 compare("sum through .data", "C -O2", SMALL, in_lua(SMALL, sum_data, small, SMALL), c_sum, { most = 1.05 })
 measure.progress "gathers"
 compare("random gather through v(i)", "C -O2", sample, in_lua(sample, gather_elements, x, index, sample), c_gather,
   { most = 1.2 })
 compare("random gather through v(i)", "C -O2 with the same checks: bounds, and NaNs that LuaJIT would misread", sample,
   in_lua(sample, gather_elements, x, index, sample), c_checked, { most = 1.1 })
-compare("random gather in C -O2 with a comparison for the bounds and one for the bits of a NaN",
-  "C -O2 without", sample, c_guarded, c_gather, {})
+compare("random gather in C -O2 with " .. GUARDED, "C -O2 without", sample, c_guarded, c_gather, {})
 compare("random gather through .data", "C -O2", sample, in_lua(sample, gather_data, x, index, sample), c_gather,
   { most = 1.05 })
 measure.progress "rows"
@@ -130,7 +129,7 @@ local pictures = x:slice(0, 784 * 1300):reshape { 1300, 784 }
 local our_rows = in_lua(pictures.size, sum_rows, pictures, 1300, 784)
 compare("row loop: v[i], then 784 elements", "C -O2", 1, our_rows,
   timed(pictures.size, in_c "sum_rows", data, 1300, 784), { most = 1.3 })
-compare("row loop: v[i], then 784 elements", "C -O2 without rows, with those comparisons", 1, our_rows,
+compare("row loop: v[i], then 784 elements", "C -O2 without rows, with " .. GUARDED, 1, our_rows,
   timed(pictures.size, in_c "sum_guarded", data, LARGE, pictures.size), {})
 
 measure.progress "whole arrays"

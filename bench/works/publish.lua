@@ -54,8 +54,7 @@ if mounted then
   measure.row { work = WORK .. ", on a tmpfs with huge=advise", against = "C: mmap, MADV_HUGEPAGE, memcpy there",
     ours = samples.ours, theirs = samples.C, unit = "s" }
   measure.row { work = WORK .. ", on a tmpfs with huge=advise: C with mmap, MADV_HUGEPAGE, memcpy",
-    against = "numpy.save on a plain one",
-    ours = samples.C, theirs = plain.numpy, unit = "s" }
+    against = "numpy.save on a plain one", ours = samples.C, theirs = plain.numpy, unit = "s" }
 else
   measure.skip(WORK .. ", on a tmpfs with huge=advise", unmount)
 end
