@@ -57,7 +57,7 @@ extern "C" {
 enum {
   /* One more whenever a function or a struct here, or what one Lua module is to another, is no longer what it was: those
    * of two versions meet where one is installed under a process. */
-  SHAREARRAY_ABI = 4,
+  SHAREARRAY_ABI = 5,
   SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */
   SHAREARRAY_MAXDIMS = 32    /* NumPy's own limit before 2.0 */
 };
@@ -326,13 +326,15 @@ SHAREARRAY_API void sharearray_unref(sharearray_map *map);
  * zeros. One call for a finalizer, which interpreted code is slow at. */
 SHAREARRAY_API void sharearray_release(void *holder, size_t size);
 /* Fills in a view of an array whose layout is not 0: the map's own (`member` NULL), or a member's. Its struct has
- * const void *map; const uint8_t *sealed, as given; uint64_t lent, 1 for a member's; T *elements; const int32_t *bits,
+ * const void *map; const uint8_t *sealed, as given; double lent, 1 for a member's; T *elements; const int32_t *bits,
  * the same address, if `bits` is 1; of up to two dimensions, the size of each as uint64_t; then the count and all sizes
  * as int32_t. Where the last bit of the layout is set, it has the count and the sizes as double instead of all these.
  * No reference is taken: what the caller has and gives to the view of a whole map, sharearray_release() gives back; who
  * has the view of a member keeps the map for it. */
 SHAREARRAY_API void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits,
                                     const uint8_t *sealed, void *view);
+/* Sets the `lent` of a view, where the binding may not allocate, as it would for a pointer to that. */
+SHAREARRAY_API void sharearray_set_lent(void *view, double lent);
 /* Enters all pages into the process's page table now, instead of one fault at a time: what is going to be
  * read in full is read sooner. Advice: nothing happens where the kernel is older than 5.14. */
 SHAREARRAY_API void sharearray_prefault(const sharearray_map *map);

@@ -12,18 +12,22 @@ uint32_t sa_layout(const sharearray_npy *npy) {
   return (uint32_t)npy->kind << 24 | npy->itemsize << 16 | (uint32_t)npy->ndim << 8 | (extent > INT32_MAX);
 }
 
+void sharearray_set_lent(void *view, double lent) {
+  memcpy((char *)view + 2 * sizeof(void *), &lent, sizeof lent); /* behind map and sealed */
+}
+
 void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits, const uint8_t *sealed,
                      void *view) {
   const sharearray_npy *array = member ? member->array : &map->array;
   const char *elements = (const char *)map->base + (member ? member->offset : 0) + array->offset;
   const void *pointers[5] = {map, sealed, NULL, elements, elements};
-  uint64_t lent = member != NULL, count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
+  uint64_t count = 1, sizes[1 + SHAREARRAY_MAXDIMS];
   int ndim = array->ndim;
   uint32_t wide_sizes = array->layout & 1;
   for (int i = 0; i < ndim; i++) count *= sizes[1 + i] = array->shape[i];
   sizes[0] = count;
   memcpy(view, pointers, sizeof pointers); /* without bits, the sizes take the place of the last */
-  memcpy((char *)view + 2 * sizeof *pointers, &lent, sizeof lent);
+  sharearray_set_lent(view, member != NULL);
   char *at = (char *)view + (bits ? 5 : 4) * sizeof *pointers;
   if (!wide_sizes && ndim <= 2) { /* whose bounds are checked so, see lua/sharearray/template.lua */
     size_t bounds = (size_t)ndim * sizeof *sizes;

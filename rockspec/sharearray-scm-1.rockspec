@@ -101,6 +101,7 @@ build = {
     ["sharearray.reduce"] = "lua/sharearray/reduce.lua",
     ["sharearray.renewal"] = "lua/sharearray/renewal.lua",
     ["sharearray.resty"] = "lua/sharearray/resty.lua",
+    ["sharearray.rows"] = "lua/sharearray/rows.lua",
     ["sharearray.shape"] = "lua/sharearray/shape.lua",
     ["sharearray.store"] = "lua/sharearray/store.lua",
     ["sharearray.struct"] = "lua/sharearray/struct.lua",

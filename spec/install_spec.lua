@@ -114,7 +114,7 @@ END
       mkdir shm
       install
     ]]
-    local BYTECODE, SOURCE, APART = "7\tstartup.bytecode\t13\n", "7\tstartup.lua\t13\n", "7\t\t0\n"
+    local BYTECODE, SOURCE, APART = "7\tstartup.bytecode\t14\n", "7\tstartup.lua\t14\n", "7\t\t0\n"
 
     local function uses(changes) return run(program .. changes .. "\nuse") end
 

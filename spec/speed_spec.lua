@@ -38,10 +38,10 @@ describe("a hot loop", function()
     local said, done = machine.shell(run .. ENVIRONMENT .. machine.luajit .. HOT .. "traces 20000")
     assert.is_true(done, said)
     local loops = 0
-    for name, traces, aborts in said:gmatch "(%S+)\t(%d+)\t(%d+)" do
+    for name, traces, aborts, reason in said:gmatch "(%S+)\t(%d+)\t(%d+)\t([^\n]*)" do
       loops = loops + 1
       assert.is_true(tonumber(traces) > 0, name .. " was not compiled")
-      assert.equal(0, tonumber(aborts), name .. " was aborted")
+      assert.equal(0, tonumber(aborts), name .. " was aborted: " .. reason)
     end
     assert.equal(9, loops, said)
   end)

@@ -32,7 +32,7 @@ end
 -- at an element's bits, and b0, b1 the sizes again for the checks of indices, where `bounds` is set. No member has the
 -- name of a property, which it would hide.
 --
--- `lent` is 1 if the view has no reference of its own, see sharearray.lifetime.
+-- `lent` is not 0 if the view has no reference of its own, see sharearray.lifetime.
 --
 -- A closed view is all zeros: no map, and sizes that the checks every access makes anyway find.
 --
@@ -41,7 +41,7 @@ end
 -- ffi.typeof by a memo of the text.
 local function struct(spec, owner)
   local number = spec.wide and "double" or "int32_t"
-  local members = { "const void *const map;", "const uint8_t *const sealed;", "const uint64_t lent;" }
+  local members = { "const void *const map;", "const uint8_t *const sealed;", "const double lent;" }
   members[#members + 1] = spec.dtype.constant .. " *const elements;"
   if spec.dtype.reader.bits then members[#members + 1] = "const int32_t *const bits;" end
   if spec.bounds then add_numbers(members, "uint64_t", "b", spec.ndim) end

@@ -4,7 +4,7 @@
 local ffi = require "ffi"
 
 -- What an attach takes of the header's enums, which LuaJIT would take as long to parse as half of all else here.
-local library = { ABI = 4, MESSAGE = 1024, EINVAL = -9 }
+local library = { ABI = 5, MESSAGE = 1024, EINVAL = -9 }
 library.READY, library.BUILD, library.WAIT, library.FILLED = 0, 1, 2, 3 -- what an attach returns
 library.GET, library.YIELDS = 1, 4 -- its flags
 
@@ -50,6 +50,7 @@ void sharearray_unref(sharearray_map *map);
 void sharearray_release(void *holder, size_t size);
 void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits, const uint8_t *sealed,
       void *view);
+void sharearray_set_lent(void *view, double lent);
 ]]
 
 -- Whoever takes our modules out of package.loaded (busted does) loads this file again, and the C types of a Lua state

@@ -2,15 +2,16 @@
 --
 -- A view either has a reference of its mapping, which its finalizer gives back; or it is lent, and lives on the
 -- reference of an *owner*. For a finalizer is what LuaJIT is slowest at, 120 ns, and a loop over rows makes a row at
--- each turn, a bundle a thousand members at once. Rows keep their owner by a weak table. That of a bundle is kept by
--- whoever has the bundle, mostly the memo, and has a list of the members, which keeps none and costs a tenth of a weak
--- table; once nobody has it, those that are still there keep it as rows do.
+-- each turn, a bundle a thousand members at once. Rows keep their owner by weak tables, see sharearray.rows. That of a
+-- bundle is kept by whoever has the bundle, mostly the memo, and has a list of the members, which keeps none and costs
+-- a tenth of a weak table; once nobody has it, those that are still there keep it by a weak table, too.
 --
 -- An owner is no view: nobody can close it, or finalize it, under what lives on it. A view gets one with the first row
 -- taken from it.
 -- @module sharearray.lifetime
 
 local ffi = require "ffi"
+local rows = require "sharearray.rows"
 local table_new = require "table.new"
 local C = require("sharearray.library").C
 
@@ -20,15 +21,15 @@ local M = {}
 
 local WEAK, WEAK_VALUES = { __mode = "k" }, { __mode = "v" }
 
---- View -> the owner that its rows live on; row -> the one that it lives on; owner -> true. Weak keys alone: an owner
--- lives as long as one of its views does. The collector clears its key before it finalizes it.
+--- View -> the owner that its rows live on; member of a bundle -> the one that it lives on; owner -> true. Weak keys
+-- alone: an owner lives as long as one of its views does. The collector clears its key before it finalizes it.
 local owners = setmetatable({}, WEAK)
 M.owners = owners
 
 -- Number -> the members of a bundle: a list with weak values, which has the bundle's `owner` too, its `number` and the
 -- `count`, holes where members went included.
 local bundles = {}
-local last = 1 -- of the numbers, which lent members have for `lent`, and rows 1
+local last = 2 ^ 32 -- of the numbers, which lent members have for `lent`; rows have smaller ones
 
 --- Owner of a bundle of which the user closed a member -> true.
 M.broken = setmetatable({}, WEAK)
@@ -39,10 +40,9 @@ local apart = setmetatable({}, WEAK)
 --- As many entries, at most, a table is made with room for; more find it as they come.
 M.MOST = 65536
 
---- Where the struct of every view has its member `lent`, in units of 8 bytes.
-M.LENT = 2
+M.lend = rows.lend
 
-local lent_p = ffi.typeof("uint64_t *")
+local lent_p = ffi.typeof("double *")
 local map_p = ffi.typeof("sharearray_map *")
 local Owner = ffi.typeof("struct { const void *const map; double bundle; }")
 local SIZE = ffi.sizeof(Owner)
@@ -54,6 +54,7 @@ local function release_owner(owner) release(owner, SIZE) end -- and zeroes it: a
 -- When the Lua state ends, LuaJIT finalizes all cdata, whoever refers to it, before the user's last finalizers
 -- run: those must find what was lent closed, not dangling. The first owner does it for all: this takes one walk.
 local function close_all()
+  rows.each(close_lent)
   for x, owner in pairs(owners) do
     if owner ~= true and x.lent ~= 0 then close_lent(x) end
   end
@@ -87,7 +88,7 @@ local function keep(owner)
 end
 
 function finalize_owner(self)
-  if owners[self] then close_all() end
+  if owners[self] then close_all() end -- the collector would have taken it out
   if not keep(self) then release_owner(self) end
 end
 
@@ -121,7 +122,7 @@ function M.add(members, x)
   local i = members.count + 1
   rawset(members, i, x) -- or LuaJIT would look for a __newindex each time
   members.count = i
-  ffi.cast(lent_p, x)[M.LENT] = members.number
+  ffi.cast(lent_p, x)[rows.LENT] = members.number
 end
 
 --- A table with `x` as its only element, which does not keep it alive: for a function that others get. Code that LuaJIT
@@ -132,17 +133,13 @@ function M.holder(x) return setmetatable({ x }, { __mode = "v" }) end
 --- Notes that the view `x`, which has a reference of its own, is a member of a bundle, which lives on `owner`.
 function M.belongs(x, owner) apart[x] = owner end
 
---- Gives the view `x`, which has none among `owners`, an owner for its rows.
+--- The owner for the rows of the view `x`, which has none among `owners`.
 function M.adopt(x)
-  local owner = M.owner(x.map)
+  local owner = rows.owner(x)
+  if owner then return owner end
+  owner = M.owner(x.map)
   owners[x] = owner
   return owner
-end
-
---- Makes the row `x`, which has no reference, live on that of `owner`.
-function M.lend(owner, x)
-  ffi.cast(lent_p, x)[M.LENT] = 1
-  owners[x] = owner
 end
 
 --- The finalizer of views that have a reference, whose struct has `size` bytes.
@@ -157,17 +154,17 @@ end
 
 --- Makes the view all zeros: whoever still has it finds it closed. Other views are not affected.
 function M.close(x)
-  local owner, lent = owners[x], tonumber(x.lent)
+  local owner, lent = owners[x], x.lent
   local bundle = bundles[lent] and bundles[lent].owner or apart[x]
-  -- From here on nothing is allocated until a lent view is all zeros: else the collector could finalize the owner, and
-  -- then somebody's finalizer that reaches the view would read memory that is gone.
-  if owner then owners[x] = nil end -- or LuaJIT would make room for the key
   if lent ~= 0 then
+    -- First of all: without its owner it would show memory that is gone, to a finalizer that runs before the next line.
     close_lent(x)
-    return note_closed(bundle)
+    rows.forget(x, lent)
+  else
+    gc(x, nil) -- nothing is left for it to do, and it would end whatever LuaJIT is compiling when it runs
+    release(x, sizeof(x))
   end
-  gc(x, nil) -- nothing is left for it to do, and it would end whatever LuaJIT is compiling when it runs
-  release(x, sizeof(x))
+  if owner then owners[x] = nil end -- or LuaJIT would make room for the key
   note_closed(bundle)
 end
 

@@ -4,7 +4,7 @@
 --   attach    attach and close
 --   element   sum through v(i)
 --   writable  the same of an array that may be written
---   traces    all of them, and more; says `<loop> <traces> <aborts>` of what LuaJIT recorded
+--   traces    all of them, and more; says `<loop> <traces> <aborts> <reason>` of what LuaJIT recorded
 --   revived   the same of hits and of gets, after so many calls that were none
 --   calls     hits between two calls of gettid, for strace to look at
 
@@ -87,18 +87,20 @@ local function is_failure(code)
 end
 
 local function record(name, n)
-  local started, traces, aborts = nil, 0, 0
+  local started, traces, aborts, reason = nil, 0, 0, ""
   local function watch(what, _, func, _, code)
     if what == "start" then started = func end
     if started == loops[name] and what == "stop" then traces = traces + 1 end
-    if started == loops[name] and what == "abort" and is_failure(code) then aborts = aborts + 1 end
+    if started == loops[name] and what == "abort" and is_failure(code) then
+      aborts, reason = aborts + 1, require("jit.vmdef").traceerr[code]
+    end
   end
   collectgarbage "stop" -- a finalizer that runs while a trace is recorded ends the recording
   jit.attach(watch, "trace")
   loops[name](n)
   jit.attach(watch)
   collectgarbage "restart"
-  print(name, traces, aborts)
+  print(name, traces, aborts, reason)
 end
 
 local what, count = arg[1], tonumber(arg[2])
