@@ -333,7 +333,8 @@ SHAREARRAY_API void sharearray_release(void *holder, size_t size);
  * has the view of a member keeps the map for it. */
 SHAREARRAY_API void sharearray_view(sharearray_map *map, const sharearray_member *member, int bits,
                                     const uint8_t *sealed, void *view);
-/* Sets the `lent` of a view, where the binding may not allocate, as it would for a pointer to that. */
+/* Sets the `lent` of a view whose struct is as above: not 0 where it lives on another's reference. For where the binding
+ * may not allocate, as it would for a pointer to that. */
 SHAREARRAY_API void sharearray_set_lent(void *view, double lent);
 /* Enters all pages into the process's page table now, instead of one fault at a time: what is going to be
  * read in full is read sooner. Advice: nothing happens where the kernel is older than 5.14. */

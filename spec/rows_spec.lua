@@ -151,6 +151,37 @@ describe("rows", function()
     assert.equal("5000 true\n", said)
   end)
 
+  it("that are closed show no memory that is gone, to whoever reaches them in the midst of that", function()
+    local said = process [[
+      jit.off()
+      local SOURCES = {
+        [debug.getinfo(owner, "S").source] = true,
+        [debug.getinfo(require("sharearray.lifetime").close, "S").source] = true,
+      }
+      local row
+      local looks, open, wrong = 0, 0, 0
+      local function look()
+        if not SOURCES[debug.getinfo(2, "S").source] then return end
+        collect()
+        looks = looks + 1
+        if row.map == nil then return end
+        open = open + 1
+        if row(3) ~= 1 then wrong = wrong + 1 end
+      end
+      for _ = 1, 20 do
+        local x = array(1)
+        row = x[1]
+        x:close()
+        x = nil
+        debug.sethook(look, "", 1)
+        row:close()
+        debug.sethook()
+      end
+      say(looks > 200, open > 50, wrong, row.map == nil)
+    ]]
+    assert.equal("true true 0 true\n", said)
+  end)
+
   it("leave nothing behind: the memory for a burst of them is there for others", function()
     local said = process [[
       local x, rows = array(1), {}

@@ -40,6 +40,7 @@ local apart = setmetatable({}, WEAK)
 --- As many entries, at most, a table is made with room for; more find it as they come.
 M.MOST = 65536
 
+--- Makes a row live on an owner, see sharearray.rows.
 M.lend = rows.lend
 
 local lent_p = ffi.typeof("double *")
