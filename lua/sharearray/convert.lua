@@ -158,13 +158,13 @@ function convert.bfloats()
 end
 
 --- A complex element of which a component is a NaN: a copy with LuaJIT's NaN in its place.
--- @param words_per 32-bit words of a component: 1 for complex64, 2 for complex128
-function convert.quiet(z, bits, k, words_per)
-  local high = 2 * k * words_per + words_per - 1
-  local infinity = words_per == 1 and 0x7f800000 or 0x7ff00000
-  local re = band(bits[high], 0x7fffffff) > infinity and convert.nan or z.re
-  local im = band(bits[high + words_per], 0x7fffffff) > infinity and convert.nan or z.im
-  return (words_per == 1 and complex64 or complex128)(re, im)
+-- @param bits its words, as int32
+-- @param words of a component: 1 for complex64, 2 for complex128
+function convert.quiet(z, bits, words)
+  local infinity = words == 1 and 0x7f800000 or 0x7ff00000
+  local re = band(bits[words - 1], 0x7fffffff) > infinity and convert.nan or z.re
+  local im = band(bits[2 * words - 1], 0x7fffffff) > infinity and convert.nan or z.im
+  return (words == 1 and complex64 or complex128)(re, im)
 end
 
 convert.writers = {

@@ -43,7 +43,9 @@ local function struct(spec, owner)
   local number = spec.wide and "double" or "int32_t"
   local members = { "const void *const map;", "const uint8_t *const sealed;", "const double lent;" }
   members[#members + 1] = spec.dtype.constant .. " *const elements;"
-  if spec.dtype.reader.bits then members[#members + 1] = "const int32_t *const bits;" end
+  if spec.dtype.reader.bits then
+    members[#members + 1] = ("const %s;"):format(spec.dtype.reader.bits:format "(*const bits)")
+  end
   if spec.bounds then add_numbers(members, "uint64_t", "b", spec.ndim) end
   members[#members + 1] = "const " .. number .. " count;"
   add_numbers(members, number, "n", spec.ndim)
@@ -59,11 +61,15 @@ local function chunk_of(spec)
     or loadstring(template.class(spec), ("=sharearray(%s,%d)"):format(spec.dtype.name, spec.ndim))
 end
 
-local int32_p, bytes_p = ffi.typeof("const int32_t *"), ffi.typeof("const uint8_t *")
+local bytes_p = ffi.typeof("const uint8_t *")
+local int64, uint32, uint64 = ffi.typeof("int64_t"), ffi.typeof("uint32_t"), ffi.typeof("uint64_t")
 local map_p = ffi.typeof("sharearray_map *")
 local pin = ffi.new("int32_t[1]") -- see sharearray.template
 local nan = 0 / 0 -- whose bits are LuaJIT's own
 local function ref(map) C.sharearray_ref(map) end
+
+-- The pointer to an element as a reader looks at its bits.
+local function bits_pointer(reader) return reader.bits and ffi.typeof("const " .. reader.bits:format "(*)") end
 
 --- Makes the functions of one class.
 -- @tparam table spec dtype, ndim, contiguous, wide, writable; bounds, see sharearray.template; inner: `lend` of the
@@ -78,10 +84,10 @@ function element.compile(spec, fail)
   local ct = ffi.typeof(struct(spec, tostring(element)))
   local mutable, constant = ffi.typeof(dtype.ctype .. " *"), ffi.typeof(dtype.constant .. " *")
   local finalizer = lifetime.finalizer(ffi.sizeof(ct))
-  local class = assert(chunk_of(spec))(type, tonumber, math.floor, bit.band, ffi.cast, nan,
+  local class = assert(chunk_of(spec))(type, tonumber, math.floor, bit.rol, bit.tobit, ffi.cast, nan,
     dtype.reader.make and dtype.reader.make(), spec.writable and dtype.writer, fail, ct, mutable, constant, map_p,
-    int32_p, bytes_p, ref, spec.inner, lifetime.owners, lifetime.adopt, lifetime.lend, ffi.gc, finalizer, pin,
-    bit.tobit)
+    bits_pointer(dtype.reader), bytes_p, int64, uint32, uint64, ref, spec.inner, lifetime.owners, lifetime.adopt,
+    lifetime.lend, ffi.gc, finalizer, pin)
   class.finalizer = finalizer
   class.ctype, class.mutable, class.constant = ct, mutable, constant
   return class
@@ -90,8 +96,8 @@ end
 --- A function that reads one element of the dtype, anywhere: `load(pointer)`.
 function element.load(dtype)
   local reader = dtype.reader
-  return assert(loadstring(template.load(reader), "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.band, ffi.cast,
-    nan, reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), int32_p, pin)
+  return assert(loadstring(template.load(reader), "=sharearray(" .. dtype.name .. ")"))(tonumber, bit.rol, ffi.cast,
+    nan, reader.make and reader.make(), ffi.typeof(dtype.constant .. " *"), bits_pointer(reader), int64, uint32, pin)
 end
 
 return element

@@ -42,22 +42,31 @@ local IS_NUMBER = 'type(i@) == "number" and '
 local WITHIN = "i@ >= 0 and i@ < self.n@ and floor(i@) == i@"
 local WITHIN_BOUNDS = "tobit(i@) == i@ and tobit(i@) < self.b@"
 
+-- An index that was checked, of the type that the comparison has: an int32 that was loaded is extended to 64 bits once
+-- then, and not for the address again. In a loop that waits for memory each instruction less lets the processor look
+-- further ahead.
+local function indexed(spec, name)
+  return spec.bounds and spec.contiguous and ("cast(uint64, tobit(%s))"):format(name) or name
+end
+
 -- Where an element is: `at`, of its row (in elements) if the layout is C order, else of itself (in bytes); and k, where
 -- it is from there. The row does not change in a loop over the last axis, which LuaJIT sees: a load is left.
 local function place(spec)
   local n = spec.ndim
   if not spec.contiguous then return (n > 0 and list(n, "i@ * s@", " + ") or "0") .. ", 0" end
-  if n < 2 then return n == 0 and "0, 0" or "0, i0" end
+  if n == 0 then return "0, 0" end
+  local last = indexed(spec, "i" .. n - 1)
+  if n == 1 then return "0, " .. last end
   local row = "i0"
   for axis = 1, n - 2 do row = ("(%s) * n%d + i%d"):format(row, axis, axis) end
-  return ("(%s) * n%d, i%d"):format(row, n - 1, n - 1)
+  return ("(%s) * n%d, %s"):format(row, n - 1, last)
 end
 
 -- $VALUE is in brackets, as a call may be: a tail call would take the view, and with it perhaps the memory, away from
 -- what reads it.
 local TEMPLATE = [[
-local type, tonumber, floor, band, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
-  ref, inner, owners, adopt, lend_to, gc, finalizer, pin, tobit = ...
+local type, tonumber, floor, rol, tobit, cast, nan, read, write, fail, ct, mutable, constant, map_p, bits_p, bytes_p,
+  int64, uint32, uint64, ref, inner, owners, adopt, lend_to, gc, finalizer, pin = ...
 
 local function make(map, sealed, elements$MAKE)
   ref(cast(map_p, map))
@@ -263,7 +272,7 @@ function template.class(spec)
     CHECKS = n > 0 and list(n, IS_NUMBER .. within, " and ") or "self.count == 1",
     WITHIN = within:gsub("i@", "key"):gsub("@", "0"),
     PLACE = place(spec),
-    KEY = strided and "key * s0, 0" or "0, key",
+    KEY = strided and "key * s0, 0" or "0, " .. indexed(spec, "key"),
     TAKEN = locals(for_element(spec, moved)), ROWTAKEN = locals(for_row(spec)),
     ELEMENT = barrier .. (moved and moved_to(spec, where) or ""),
     TARGET = ("cast(mutable, %s)[k]"):format(where),
@@ -282,10 +291,11 @@ function template.class(spec)
 end
 
 local LOAD = [[
-local tonumber, band, cast, nan, read, constant, bits_p, pin = ...
+local tonumber, rol, cast, nan, read, constant, bits_p, int64, uint32, pin = ...
 return function(pointer)
   $BARRIER
-  local k, elements, bits = 0, cast(constant, pointer), cast(bits_p, pointer)
+  local k, elements = 0, cast(constant, pointer)
+  $BITS
   $GUARD
   return $VALUE
 end
@@ -295,7 +305,8 @@ end
 -- @tparam table reader see sharearray.readers
 function template.load(reader)
   return (LOAD:gsub("%$(%u+)", {
-    BARRIER = reader.bits and BARRIER or "", GUARD = reader.guard, VALUE = reader.value,
+    BARRIER = reader.bits and BARRIER or "", BITS = reader.bits and "local bits = cast(bits_p, pointer)" or "",
+    GUARD = reader.guard, VALUE = reader.value,
   }))
 end
 
