@@ -302,6 +302,35 @@ describe("elements of an array, in compiled code", function()
       say(others)
     ]]):finish():match "%S+")
   end)
+
+  -- With each pair of patterns for the two components, before and after.
+  it("are what was stored as integers, of complex numbers", function()
+    assert.equal("0 0", machine.worker([[
+      local ffi = require "ffi"
+      local function other(x) return type(x) ~= "number" or x ~= 1 end -- of what was read when that was right
+      jit.off(other)
+      local function count(dtype, word, tagged, one)
+        local x = sharearray.array({ 0 }, dtype)
+        local words, bits, after = ffi.cast(word, x.data), ffi.new("uint64_t[2]", tagged, one), {}
+        local function run()
+          for i = 1, 3000 do
+            words[0], words[1] = bits[0], bits[0]
+            local before = x(0)
+            words[0], words[1] = bits[1], bits[i % 2]
+            after[i] = x(0).re
+          end
+        end
+        run()
+        local others = 0
+        for i = 1, 3000 do
+          if other(after[i]) then others = others + 1 end
+        end
+        return others
+      end
+      say(count("complex64", "uint32_t *", 0xffffffff, 0x3f800000) .. " "
+        .. count("complex128", "uint64_t *", 0xffffffffffffffffULL, 0x3ff0000000000000ULL))
+    ]]):finish():match "%S+ %S+")
+  end)
 end)
 
 describe("an array", function()

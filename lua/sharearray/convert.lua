@@ -13,6 +13,7 @@ local band, lshift, rshift = bit.band, bit.lshift, bit.rshift
 
 local int64, uint64 = ffi.typeof("int64_t"), ffi.typeof("uint64_t")
 local complex64, complex128 = ffi.typeof("complex float"), ffi.typeof("complex double")
+local floats, doubles = ffi.typeof("const float *"), ffi.typeof("const double *")
 
 local convert = {}
 
@@ -157,13 +158,17 @@ function convert.bfloats()
   return bfloats
 end
 
---- A complex element of which a component is a NaN: a copy with LuaJIT's NaN in its place.
+--- A complex element of which a component is a NaN: a copy with LuaJIT's NaN in its place. Only a component whose bits
+-- are harmless is loaded: LuaJIT keeps what it loaded for the next read, even if integers were stored there meanwhile,
+-- which for its compiler change no float.
+-- @param at where it is
 -- @param bits its words, as int32
 -- @param words of a component: 1 for complex64, 2 for complex128
-function convert.quiet(z, bits, words)
+function convert.quiet(at, bits, words)
   local infinity = words == 1 and 0x7f800000 or 0x7ff00000
-  local re = band(bits[words - 1], 0x7fffffff) > infinity and convert.nan or z.re
-  local im = band(bits[2 * words - 1], 0x7fffffff) > infinity and convert.nan or z.im
+  local parts = ffi.cast(words == 1 and floats or doubles, at)
+  local re = band(bits[words - 1], 0x7fffffff) > infinity and convert.nan or parts[0]
+  local im = band(bits[2 * words - 1], 0x7fffffff) > infinity and convert.nan or parts[1]
   return (words == 1 and complex64 or complex128)(re, im)
 end
 

@@ -41,7 +41,7 @@ end
 local function complex(tagged, words)
   local re, im = tagged(("bits[k][%d]"):format(words - 1)), tagged(("bits[k][%d]"):format(2 * words - 1))
   return {
-    guard = ("if %s or %s then return read(elements[k], bits[k], %d) end"):format(re, im, words),
+    guard = ("if %s or %s then return read(elements + k, bits[k], %d) end"):format(re, im, words),
     value = element,
     bits = ("int32_t %%s[%d]"):format(2 * words),
     make = function() return convert.quiet end,
