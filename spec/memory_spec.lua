@@ -324,6 +324,48 @@ describe("close", function()
     assert.equal(36 * times .. " 0\n", said)
   end)
 
+  it("by a finalizer in the midst of a method fails that method, or comes behind it", function()
+    local directory = machine.directory()
+    local times = machine.under_valgrind and 5 or 200
+    local said = machine.worker([[
+      jit.off() -- as above
+      collectgarbage("setpause", 100)
+      local ffi = require "ffi"
+      local whole = sharearray.array({ { 1, 2 }, { 3, 4 } }, "float32")
+      local function part() return whole:slice(0, 2) end
+      local function turned() return whole:transpose() end
+      local uses = { -- which view, what all these should answer, and so
+        { part, 10, function(v) return v:sum() end }, { turned, 10, function(v) return v:sum() end },
+        { part, 30, function(v) return v:dot(v) end }, { part, 30, function(v) return whole:dot(v) end },
+        { turned, 29, function(v) return whole:dot(v) end }, { turned, 29, function(v) return v:dot(whole) end },
+        { part, 4, function(v) return v:copy()(1, 1) end }, { turned, 4, function(v) return v:copy()(1, 1) end },
+        { turned, 4, function(v) return sharearray.array(v)(1, 1) end },
+        { turned, 4, function(v) return sharearray.array(v, "float64")(1, 1) end },
+        { part, 4, function(v) return ffi.cast("const float *", v:string())[3] end },
+        { part, 4, function(v) return v:slice(1)(0, 1) end }, { part, 4, function(v) return v:reshape { 4 }(3) end },
+        { part, 4, function(v) return v:transpose()(1, 1) end },
+        { turned, 4, function(v) return v:totable()[2][2] end },
+      }
+      local count, wrong = 0, {}
+      for i, use in ipairs(uses) do
+        local take, right, method = unpack(use)
+        for _ = 1, tonumber(...) do
+          local v = take()
+          local closed
+          getmetatable(newproxy(true)).__gc = function() v:close(); closed = true end
+          repeat
+            local ok, x = pcall(method, v)
+            if ok and x ~= right then wrong[#wrong + 1] = i end
+          until closed
+          count = count + 1
+        end
+      end
+      say(count, table.concat(wrong, " "))
+    ]], { times }, { SHAREARRAY_SHM_PATH = directory }):finish()
+    machine.remove(directory)
+    assert.equal(15 * times .. " \n", said)
+  end)
+
   it("is safe for what the collector finalizes in any order", function()
     local seen = {}
     for _ = 1, 50 do

@@ -203,6 +203,7 @@ local function from_view(source, dtype)
   local result, message = allocate(source.dtype, source.shape)
   if not result then return nil, message end
   layout.copy(source, result.data)
+  if source.map == nil then return nil, "the view is closed" end -- by somebody's finalizer, in the midst of that
   if dtype and dtype ~= source.dtype then return converted(result, dtype) end
   return result
 end

@@ -41,6 +41,8 @@ end
 -- @param strides in bytes; nil for C order
 -- @param sealed points to a byte that is 0 as long as the memory may be written
 function instance.make(dtype, shape, strides, pointer, map, sealed)
+  -- Somebody's finalizer may close a view while a method of it, which looked whether it is open, gets here.
+  if map == nil or sealed == nil then error(view.CLOSED, 3) end
   if strides and shapes.is_c_order(shape, strides, dtype.itemsize) then strides = nil end
   local ndim, contiguous, wide, writable = #shape, strides == nil, is_wide(shape, strides), sealed ~= always
   local class = known_class(dtype, ndim, contiguous, wide, writable)

@@ -28,6 +28,13 @@ local function is_closed(self) return self.map == nil end
 -- What is made of a view below is returned in brackets: without them it would be a tail call, which takes the view off
 -- the stack, and a collection before the new one has its reference could unmap the memory of both.
 
+-- What came of reading the view, or an error if somebody's finalizer closed it in the midst of that, whereupon its size
+-- was 0. Called from the method itself, as `open` is.
+local function still_open(self, result)
+  if is_closed(self) then error(CLOSED, 3) end
+  return result
+end
+
 -- Of the first element.
 local function address(self) return cast("const char *", self.elements) end
 
@@ -72,19 +79,21 @@ end
 
 --- The same elements in another shape, of the same memory. The array has to be in C order.
 -- @tparam table shape list of sizes; one may be -1, and is worked out
-function methods.reshape(self, shape)
+function methods.reshape(self, shape, more)
   local class = open(self)
+  if more ~= nil then error("reshape: sizes are given as a list: v:reshape {3, 4}", 2) end
   local wanted, message = shapes.check(shape, self.count)
   if not wanted then error(message, 2) end
   if not is_contiguous(self) then
-    error("reshape: the array is not in C order; copy it first: sharearray.array(v):reshape(...)", 2)
+    error("reshape: the array is not in C order; copy it first: v:copy():reshape(...)", 2)
   end
   return (construct(class.dtype, wanted, nil, self.elements, self.map, self.sealed))
 end
 
 --- The axes in reverse order, of the same memory.
-function methods.transpose(self)
+function methods.transpose(self, more)
   local class = open(self)
+  if more ~= nil then error("transpose: it reverses the axes, and takes no others", 2) end
   local shape, strides, ndim = {}, {}, class.ndim
   local old_shape, old_strides = shape_of(self, class), strides_of(self, class)
   for axis = 1, ndim do
@@ -140,10 +149,15 @@ function methods.string(self)
   local class = open(self)
   local bytes = self.count * class.dtype.itemsize
   if bytes > STRING_LIMIT then error(("%d bytes are too many for a Lua string"):format(bytes), 2) end
-  if is_contiguous(self) then return ffi.string(cast("const char *", self.elements), bytes) end
-  local buffer = ffi.new("char[?]", bytes)
-  layout.copy(self, buffer)
-  return ffi.string(buffer, bytes)
+  local result
+  if is_contiguous(self) then
+    result = ffi.string(cast("const char *", self.elements), bytes)
+  else
+    local buffer = ffi.new("char[?]", bytes)
+    layout.copy(self, buffer)
+    result = ffi.string(buffer, bytes)
+  end
+  return (still_open(self, result))
 end
 
 --- The sum of all elements. Floats are added in double precision, integers exactly; of 64-bit ones, boxed
@@ -152,7 +166,7 @@ function methods.sum(self)
   open(self)
   local result, message = reduce.sum(self)
   if message then error("sum: " .. message, 2) end
-  return result
+  return (still_open(self, result))
 end
 
 --- The sum of the products of the elements of two arrays of one dtype and shape, added as in `sum`.
@@ -160,13 +174,14 @@ function methods.dot(self, other)
   open(self)
   local result, message = reduce.dot(self, other)
   if message then error("dot: " .. message, 2) end
-  return result
+  still_open(other)
+  return (still_open(self, result))
 end
 
 --- A private, writable array of the same elements, in C order.
 function methods.copy(self)
   open(self)
-  return array.array(self)
+  return (still_open(self, array.array(self)))
 end
 
 --- For `for i, x in v:iter() do`: i from 0; x the elements of dimension 1, else the rows.
