@@ -63,4 +63,4 @@ local missed = 0
 for _, row in ipairs(rows) do
   if row.met == false then missed = missed + 1 end
 end
-print(("\n%d rows, %d targets missed; %s/results.json"):format(#rows, missed, RESULTS))
+print(("\n%d rows, %d target%s missed; %s/results.json"):format(#rows, missed, missed == 1 and "" or "s", RESULTS))

@@ -9,7 +9,6 @@ local sharearray = require "sharearray"
 
 local SMALL, LARGE = 2 ^ 20, measure.choose(64, 32) * 2 ^ 20 -- in the cache (4 MiB), and not
 local COLUMNS = 1024
-local ROUNDS = measure.choose(15, 5)
 
 local x = assert(sharearray.cache("elements", function(alloc)
   local array = alloc("float32", { LARGE })
@@ -92,45 +91,59 @@ local function in_c(name)
   return runs
 end
 
-local function compare(work, against, per, ours, theirs, limits)
-  local samples = measure.rounds(ROUNDS, { { "ours", ours }, { "theirs", theirs } })
+-- A row of what two of the competitors took.
+local function row(work, ours, against, theirs, limits)
   limits.work, limits.against, limits.unit = work, against, limits.unit or "ns"
-  limits.ours, limits.theirs = samples.ours, samples.theirs
+  limits.ours, limits.theirs = ours, theirs
   measure.row(limits)
-  return per
 end
 
 local data, at = x.data, index.data
-local c_sum = timed(SMALL, in_c "sum", data, SMALL)
-local c_sum_guarded = timed(SMALL, in_c "sum_guarded", data, LARGE, SMALL)
-local c_gather = timed(sample, in_c "gather", data, at, sample)
-local c_checked = timed(sample, in_c "gather_checked", data, LARGE, at, LARGE, sample)
-local c_guarded = timed(sample, in_c "gather_guarded", data, LARGE, at, sample)
-local c_rows = timed(SMALL, in_c "sum_rows", data, rows, COLUMNS)
+local CHECKS = "a comparison for the bounds and one for the bits of a NaN"
+
+-- All loops of one kind take turns with each other: in another second the same loop may take a third more.
 
 measure.progress "sums"
-compare("sum through v(i)", "C -O2", SMALL, in_lua(SMALL, sum_elements, small, SMALL), c_sum, { most = 1.1 })
-compare("sum through v(i, j)", "C -O2", SMALL, in_lua(SMALL, sum_matrix, matrix, rows, COLUMNS), c_rows, { most = 1.1 })
-compare("sum through v(i), of an array that may be written", "C -O2", SMALL,
-  in_lua(SMALL, sum_elements, sharearray.array(small), SMALL), c_sum, {})
-local GUARDED = "a comparison for the bounds and one for the bits of a NaN"
-compare("sum in C -O2 with " .. GUARDED, "C -O2 without", SMALL, c_sum_guarded, c_sum, {})
-compare("sum through .data", "C -O2", SMALL, in_lua(SMALL, sum_data, small, SMALL), c_sum, { most = 1.05 })
+local of = measure.rounds(measure.choose(61, 15), {
+  { "v(i)", in_lua(SMALL, sum_elements, small, SMALL) },
+  { "v(i, j)", in_lua(SMALL, sum_matrix, matrix, rows, COLUMNS) },
+  { "written", in_lua(SMALL, sum_elements, sharearray.array(small), SMALL) },
+  { "data", in_lua(SMALL, sum_data, small, SMALL) },
+  { "C", timed(SMALL, in_c "sum", data, SMALL) },
+  { "C matrix", timed(SMALL, in_c "sum_rows", data, rows, COLUMNS) },
+  { "C checks", timed(SMALL, in_c "sum_guarded", data, LARGE, SMALL) },
+})
+row("sum through v(i)", of["v(i)"], "C -O2", of.C, { most = 1.1 })
+row("sum through v(i)", of["v(i)"], "C -O2 with " .. CHECKS, of["C checks"], {})
+row("sum through v(i, j)", of["v(i, j)"], "C -O2", of["C matrix"], { most = 1.1 })
+row("sum through v(i), of an array that may be written", of.written, "C -O2", of.C, {})
+row("sum in C -O2 with " .. CHECKS, of["C checks"], "C -O2 without", of.C, {})
+row("sum through .data", of.data, "C -O2", of.C, { most = 1.05 })
+
 measure.progress "gathers"
-compare("random gather through v(i)", "C -O2", sample, in_lua(sample, gather_elements, x, index, sample), c_gather,
-  { most = 1.2 })
-compare("random gather through v(i)", "C -O2 with the same checks: bounds, and NaNs that LuaJIT would misread", sample,
-  in_lua(sample, gather_elements, x, index, sample), c_checked, { most = 1.1 })
-compare("random gather in C -O2 with " .. GUARDED, "C -O2 without", sample, c_guarded, c_gather, {})
-compare("random gather through .data", "C -O2", sample, in_lua(sample, gather_data, x, index, sample), c_gather,
-  { most = 1.05 })
+of = measure.rounds(measure.choose(15, 5), {
+  { "v(i)", in_lua(sample, gather_elements, x, index, sample) },
+  { "data", in_lua(sample, gather_data, x, index, sample) },
+  { "C", timed(sample, in_c "gather", data, at, sample) },
+  { "C all checks", timed(sample, in_c "gather_checked", data, LARGE, at, LARGE, sample) },
+  { "C checks", timed(sample, in_c "gather_guarded", data, LARGE, at, sample) },
+})
+row("random gather through v(i)", of["v(i)"], "C -O2", of.C, { most = 1.2 })
+row("random gather through v(i)", of["v(i)"],
+  "C -O2 with the same checks: bounds, and NaNs that LuaJIT would misread", of["C all checks"], { most = 1.1 })
+row("random gather through v(i)", of["v(i)"], "C -O2 with " .. CHECKS, of["C checks"], {})
+row("random gather in C -O2 with " .. CHECKS, of["C checks"], "C -O2 without", of.C, {})
+row("random gather through .data", of.data, "C -O2", of.C, { most = 1.05 })
+
 measure.progress "rows"
 local pictures = x:slice(0, 784 * 1300):reshape { 1300, 784 }
-local our_rows = in_lua(pictures.size, sum_rows, pictures, 1300, 784)
-compare("row loop: v[i], then 784 elements", "C -O2", 1, our_rows,
-  timed(pictures.size, in_c "sum_rows", data, 1300, 784), { most = 1.3 })
-compare("row loop: v[i], then 784 elements", "C -O2 without rows, with " .. GUARDED, 1, our_rows,
-  timed(pictures.size, in_c "sum_guarded", data, LARGE, pictures.size), {})
+of = measure.rounds(measure.choose(61, 15), {
+  { "v[i]", in_lua(pictures.size, sum_rows, pictures, 1300, 784) },
+  { "C", timed(pictures.size, in_c "sum_rows", data, 1300, 784) },
+  { "C checks", timed(pictures.size, in_c "sum_guarded", data, LARGE, pictures.size) },
+})
+row("row loop: v[i], then 784 elements", of["v[i]"], "C -O2", of.C, { most = 1.3 })
+row("row loop: v[i], then 784 elements", of["v[i]"], "C -O2 without rows, with " .. CHECKS, of["C checks"], {})
 
 measure.progress "whole arrays"
 local peer = python.start()
@@ -146,10 +159,14 @@ for _, size in ipairs { SMALL, LARGE } do
     end
   end
   local name = size == SMALL and "4 MiB of float32" or ("%d MiB of float32"):format(size / 2 ^ 18)
-  compare("v:sum(), " .. name, "numpy.sum", 1, ours(function() return part:sum() end),
-    function() return peer:ask("sum", size) end, { most = 1.05, unit = "us" })
-  compare("v:dot(w), " .. name, "numpy.dot", 1, ours(function() return part:dot(part) end),
-    function() return peer:ask("dot", size) end, { unit = "us" })
+  of = measure.rounds(measure.choose(15, 5), {
+    { "sum", ours(function() return part:sum() end) },
+    { "numpy.sum", function() return peer:ask("sum", size) end },
+    { "dot", ours(function() return part:dot(part) end) },
+    { "numpy.dot", function() return peer:ask("dot", size) end },
+  })
+  row("v:sum(), " .. name, of.sum, "numpy.sum", of["numpy.sum"], { most = 1.05, unit = "us" })
+  row("v:dot(w), " .. name, of.dot, "numpy.dot", of["numpy.dot"], { unit = "us" })
 end
 peer:stop()
 assert(sink ~= nil)
