@@ -57,7 +57,7 @@ extern "C" {
 enum {
   /* One more whenever a function or a struct here, or what one Lua module is to another, is no longer what it was: those
    * of two versions meet where one is installed under a process. */
-  SHAREARRAY_ABI = 5,
+  SHAREARRAY_ABI = 6,
   SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */
   SHAREARRAY_MAXDIMS = 32    /* NumPy's own limit before 2.0 */
 };

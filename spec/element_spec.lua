@@ -303,7 +303,7 @@ describe("elements of an array, in compiled code", function()
     ]]):finish():match "%S+")
   end)
 
-  -- With each pair of patterns for the two components, before and after.
+  -- Both components NaNs, then both 1, or the second still a NaN.
   it("are what was stored as integers, of complex numbers", function()
     assert.equal("0 0", machine.worker([[
       local ffi = require "ffi"

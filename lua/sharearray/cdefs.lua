@@ -9,7 +9,7 @@ local library = require "sharearray.library"
 
 local declarations = [[
 enum {
-  SHAREARRAY_ABI = 5,
+  SHAREARRAY_ABI = 6,
   SHAREARRAY_MESSAGE = 1024,
   SHAREARRAY_MAXDIMS = 32
 };
@@ -151,7 +151,7 @@ void sharearray_import_delete(sharearray_import *import);
 ]]
 
 -- This file may be read long after library.lua was.
-library.check(5)
+library.check(6)
 
 -- As in library.lua, once in the process.
 if not pcall(ffi.typeof, "sharearray_info") then ffi.cdef(declarations) end
