@@ -31,25 +31,14 @@ static int read_header(int fd, uint64_t file_size, sharearray_npy *npy, int *is_
   /* No more than there is, or the kernel would be asked once more whether there is none. */
   int64_t size = sa_read_all(fd, head, file_size < sizeof head ? file_size : sizeof head, 0);
   if (size < 0) return sa_fail_errno(message, "cannot read");
-  int code = sharearray_npy_read(head, (size_t)size, file_size, npy, is_short, message);
+  int code = sa_npy_read(head, (size_t)size, file_size, npy, is_short, message);
   if (!*is_short || (size_t)size < sizeof head) return code;
   char *whole = malloc(WHOLE_HEADER);
   if (!whole) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   size = sa_read_all(fd, whole, WHOLE_HEADER, 0);
   code = size < 0 ? sa_fail_errno(message, "cannot read")
-                  : sharearray_npy_read(whole, (size_t)size, file_size, npy, is_short, message);
+                  : sa_npy_read(whole, (size_t)size, file_size, npy, is_short, message);
   free(whole);
-  return code;
-}
-
-/* The members of a bundle are read through the mapping. */
-static int map_bundle(int fd, const struct stat *st, struct sa_map **out, char *message) {
-  struct sa_map *map;
-  int code = sa_map_file(fd, (uint64_t)st->st_size, st, &map, message);
-  if (code == 0) code = sa_map_read(map, message);
-  else return code;
-  if (code) sharearray_unref(&map->public);
-  else *out = map;
   return code;
 }
 
@@ -60,27 +49,34 @@ static bool is_bundle(int fd) {
          (memcmp(magic, "PK\3\4", 4) == 0 || memcmp(magic, "PK\5\6", 4) == 0);
 }
 
+/* Maps the open file into the blank map: READY; SHORT, or a failure. */
+static int fill(const char *path, int fd, const struct stat *st, struct sa_map *blank, char *message) {
+  char reason[SHAREARRAY_MESSAGE];
+  int is_short = 0, code = read_header(fd, (uint64_t)st->st_size, &blank->public.array, &is_short, reason);
+  if (is_short) return SA_ENTRY_SHORT;
+  bool bundle = code == SHAREARRAY_ECORRUPT && is_bundle(fd);
+  if (code == 0 || bundle) {
+    code = sa_map_fill(blank, fd, st, message);
+    if (code) return code;
+  }
+  if (bundle) code = sa_map_read(blank, reason); /* its members, through the mapping */
+  if (code) return sa_fail(message, code, "the entry %s is not usable: %s; refresh or free it", path, reason);
+  return SA_ENTRY_READY;
+}
+
 /* NONE also for a file that was replaced between its opening and the look at it. */
 static int look_at(sharearray_store *store, const char *path, int fd, struct stat *st, struct sa_map **map,
                    char *message) {
-  char reason[SHAREARRAY_MESSAGE];
-  sharearray_npy npy;
-  int is_short = 0;
   if (sys.fstat(fd, st) != 0) return sa_fail_errno(message, "cannot examine %s", path);
   if (st->st_nlink == 0) return SA_ENTRY_NONE;
   int code = sa_check_trust(store, st, "entry", path, message);
   if (code) return code;
-  code = read_header(fd, (uint64_t)st->st_size, &npy, &is_short, reason);
-  if (is_short) return SA_ENTRY_SHORT;
-  if (code == 0) {
-    code = sa_map_file(fd, (uint64_t)st->st_size, st, map, message);
-    if (code) return code;
-    (*map)->public.array = npy;
-    return SA_ENTRY_READY;
-  }
-  if (code == SHAREARRAY_ECORRUPT && is_bundle(fd)) code = map_bundle(fd, st, map, reason);
-  if (code) return sa_fail(message, code, "the entry %s is not usable: %s; refresh or free it", path, reason);
-  return SA_ENTRY_READY;
+  struct sa_map *blank = sa_map_blank(path);
+  if (!blank) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
+  code = fill(path, fd, st, blank, message);
+  if (code == SA_ENTRY_READY) *map = blank;
+  else sharearray_unref(&blank->public);
+  return code;
 }
 
 int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, struct sa_map **map, char *message) {
@@ -89,7 +85,6 @@ int sa_entry_look(sharearray_store *store, const char *path, struct stat *st, st
     if (fd == -ENOENT) return SA_ENTRY_NONE;
     int result = fd < 0 ? explain_open(store, path, -fd, st, message) : look_at(store, path, fd, st, map, message);
     if (fd >= 0) sa_process_close(fd);
-    if (result == SA_ENTRY_READY) (*map)->path = strdup(path);
     if (result != SA_ENTRY_NONE) return result;
   }
   return sa_fail(message, SHAREARRAY_EIO, "%s is replaced faster than it can be opened", path);
@@ -102,7 +97,7 @@ static bool take(sharearray_store *store, const char *path, int fd, struct sa_ma
     return false;
   uint64_t file_size = (uint64_t)st.st_size;
   int64_t size = sa_read_all(fd, head, file_size < sizeof head ? file_size : sizeof head, 0);
-  return size > 0 && sharearray_npy_read(head, (size_t)size, file_size, &blank->public.array, NULL, reason) == 0 &&
+  return size > 0 && sa_npy_read(head, (size_t)size, file_size, &blank->public.array, NULL, reason) == 0 &&
          sa_map_fill(blank, fd, &st, reason) == 0;
 }
 

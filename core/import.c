@@ -85,11 +85,11 @@ static int read_header(sharearray_import *import, struct part *part, char *messa
   int is_short, code = sa_source_begin(&import->source, part->from.offset, &part->packed, message);
   if (code == 0) code = sa_source_read(&import->source, import->chunk, size, message);
   if (code) return code;
-  code = sa_npy_read(import->chunk, (size_t)size, part->from.size, npy, &is_short, message);
+  code = sa_npy_read_any(import->chunk, (size_t)size, part->from.size, npy, &is_short, message);
   /* cppcheck-suppress knownConditionTrueFalse ; it takes `code` for the size */
   if (!is_short || size == whole) return code;
   code = sa_source_read(&import->source, import->chunk + size, whole - size, message);
-  return code ? code : sa_npy_read(import->chunk, (size_t)whole, part->from.size, npy, NULL, message);
+  return code ? code : sa_npy_read_any(import->chunk, (size_t)whole, part->from.size, npy, NULL, message);
 }
 
 static int make_header(const sharearray_import *import, struct part *part, char *message) {

@@ -86,7 +86,7 @@ struct sa_map {
   ino_t ino;        /* 0: no file */
   uid_t uid;        /* whose the file is */
   double published; /* seconds since the epoch */
-  char *path;       /* the name it was found or published under; NULL: none, or no memory for it */
+  char *path;       /* the name it was found or published under, mostly behind this struct; NULL: none, or no memory */
   bool lent;        /* sharearray_lend() gave this very memory away */
 };
 
@@ -234,8 +234,12 @@ int sa_map_read(struct sa_map *map, char *message);
 bool sa_huge_reserve(sharearray_draft *draft, uint64_t end);
 void sa_huge_end(sharearray_draft *draft);
 
-/* npy.c: the same as sharearray_npy_read(), for big-endian arrays too. */
+/* npy.c: the same as sharearray_npy_read(), but read in place: *npy is of no use after a failure, and of its sizes only
+ * the first `ndim` are set. */
 int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message);
+/* For big-endian arrays too. */
+int sa_npy_read_any(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy, int *is_short,
+                    char *message);
 /* Numbers of an element that lie one behind the other and are big-endian. */
 struct sa_swap {
   uint32_t offset, count, unit; /* from the start of the element, bytes; how many; bytes of each */

@@ -10,10 +10,14 @@
 #include <sys/mman.h>
 
 struct sa_map *sa_map_blank(const char *path) {
+  size_t size = path ? strlen(path) + 1 : 0;
   /* Not calloc(), which glibc serves more slowly, and never with what was freed just now. */
-  struct sa_map *map = malloc(sizeof *map);
+  struct sa_map *map = malloc(sizeof *map + size);
   if (!map) return NULL;
-  *map = (struct sa_map){.path = path ? strdup(path) : NULL};
+  /* But for the sizes, which are most of it: there are none yet. */
+  memset(map, 0, offsetof(struct sa_map, public.array.shape));
+  memset(&map->public.array.offset, 0, sizeof *map - offsetof(struct sa_map, public.array.offset));
+  if (path) map->path = memcpy(map + 1, path, size);
   atomic_init(&map->references, 1);
   return map;
 }
@@ -111,7 +115,7 @@ void sharearray_unref(sharearray_map *public) {
   if (atomic_fetch_sub_explicit(&map->references, 1, memory_order_acq_rel) != 1) return;
   if (map->public.base && map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
   free((void *)map->public.members);
-  free(map->path);
+  if (map->path != (char *)(map + 1)) free(map->path);
   free(map);
 }
 

@@ -40,23 +40,27 @@ static inline void skip_space(struct text *text) {
   if (text->at < text->end && *text->at <= ' ') skip_spaces(text);
 }
 
-static bool next_is(struct text *text, char c) {
+static inline bool next_is(struct text *text, char c) {
   skip_space(text);
   return text->at < text->end && *text->at == c;
 }
 
-static bool take(struct text *text, char c) {
+static inline bool take(struct text *text, char c) {
   if (!next_is(text, c)) return false;
   text->at++;
   return true;
 }
 
-static bool take_word(struct text *text, const char *word) {
+static inline bool take_exactly(struct text *text, const char *word) {
   size_t length = strlen(word);
-  skip_space(text);
   if ((size_t)(text->end - text->at) < length || memcmp(text->at, word, length) != 0) return false;
   text->at += length;
   return true;
+}
+
+static bool take_word(struct text *text, const char *word) {
+  skip_space(text);
+  return take_exactly(text, word);
 }
 
 /* A string without escapes; only the names of fields have some. */
@@ -228,7 +232,8 @@ static int read_code(struct text code, struct type *type, struct sa_swaps *swaps
   struct text rest = code;
   int shown = (int)(code.end - code.at > 40 ? 40 : code.end - code.at);
   if (code.end - code.at < 2) return sa_fail(message, SHAREARRAY_ECORRUPT, "its descr is no dtype");
-  type->order = strchr("<>|=", *rest.at) && *rest.at ? *rest.at++ : '|';
+  bool ordered = *rest.at == '<' || *rest.at == '>' || *rest.at == '|' || *rest.at == '=';
+  type->order = ordered ? *rest.at++ : '|';
   type->kind = *rest.at++;
   if (type->kind == 'O')
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its elements are Python objects (a pickle, never loaded)");
@@ -297,6 +302,14 @@ static int read_type(struct text *text, int depth, struct type *type, struct sa_
   return 0;
 }
 
+static void set_type(sharearray_npy *npy, const struct type *type, struct text descr, const char *file) {
+  npy->order = type->order;
+  npy->kind = type->kind;
+  npy->itemsize = (uint32_t)type->size;
+  npy->descr_offset = (uint32_t)(descr.at - file);
+  npy->descr_length = (uint32_t)(descr.end - descr.at);
+}
+
 static int read_descr(struct text *text, const char *file, sharearray_npy *npy, char *message) {
   struct type type;
   skip_space(text);
@@ -304,11 +317,7 @@ static int read_descr(struct text *text, const char *file, sharearray_npy *npy, 
   int code = read_type(text, 0, &type, NULL, message);
   if (code) return code;
   int quotes = *start != '[';
-  npy->order = type.order;
-  npy->kind = type.kind;
-  npy->itemsize = (uint32_t)type.size;
-  npy->descr_offset = (uint32_t)(start - file + quotes);
-  npy->descr_length = (uint32_t)(text->at - start - 2 * quotes);
+  set_type(npy, &type, (struct text){start + quotes, text->at - quotes}, file);
   return 0;
 }
 
@@ -364,6 +373,21 @@ static int read_dict(struct text text, const char *file, sharearray_npy *npy, ch
   return 0;
 }
 
+/* The dict as NumPy spells it, and sharearray_npy_write(), of numbers in C order: of nearly all headers, and in a third
+ * of the time. False for any other, and for what is wrong with one: read_dict() tells. */
+static bool read_usual(struct text text, const char *file, sharearray_npy *npy) {
+  struct type type;
+  if (!take_exactly(&text, "{'descr': '")) return false;
+  struct text code = {text.at, memchr(text.at, '\'', (size_t)(text.end - text.at))};
+  if (!code.end || read_code(code, &type, NULL, NULL) != 0) return false;
+  text.at = code.end;
+  if (!take_exactly(&text, "', 'fortran_order': False, 'shape': ")) return false;
+  if (read_shape(&text, npy, NULL) != 0 || !take_exactly(&text, ", }")) return false;
+  set_type(npy, &type, code, file);
+  skip_spaces(&text);
+  return text.at == text.end;
+}
+
 /* nbytes from shape and itemsize. A dimension of 0 makes it 0 whatever the others are, but NumPy
  * refuses others whose product overflows, and so does this. */
 static int measure(sharearray_npy *npy, char *message) {
@@ -383,10 +407,17 @@ static int too_short(int *is_short, char *message, const char *reason) {
   return sa_fail(message, SHAREARRAY_ECORRUPT, "%s", reason);
 }
 
-int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *out, int *is_short, char *message) {
+/* All of it but the sizes, of which there are none then: to clear all 32 takes as long as to read the header. */
+static void clear(sharearray_npy *npy) {
+  memset(npy, 0, offsetof(sharearray_npy, shape));
+  memset(&npy->offset, 0, sizeof *npy - offsetof(sharearray_npy, offset));
+}
+
+int sa_npy_read_any(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy, int *is_short,
+                    char *message) {
   static const char magic[6] = "\x93NUMPY";
   const unsigned char *file = bytes;
-  sharearray_npy npy = {0};
+  clear(npy);
   if (is_short) *is_short = 0;
   if (size > file_size) size = (size_t)file_size;
   if (memcmp(file, magic, size < sizeof magic ? size : sizeof magic) != 0)
@@ -395,7 +426,7 @@ int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_n
   unsigned major = file[6], minor = file[7];
   if (major < 1 || major > 3 || minor != 0)
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "it has .npy format version %u.%u", major, minor);
-  npy.version = (uint8_t)major;
+  npy->version = (uint8_t)major;
   size_t start = major == 1 ? 10 : 12;
   if (size < start) return too_short(is_short, message, "it ends inside its magic");
   uint32_t length = file[8] | (uint32_t)file[9] << 8;
@@ -403,34 +434,35 @@ int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_n
   if (length > MAX_HEADER) return sa_fail(message, SHAREARRAY_ECORRUPT, "its header claims %u bytes", length);
   if (size - start < length) return too_short(is_short, message, "it ends inside its header");
 
-  const char *text = (const char *)file;
-  int code = read_dict((struct text){text + start, text + start + length}, text, &npy, message);
-  if (code == 0) code = measure(&npy, message);
+  struct text text = {(const char *)file + start, (const char *)file + start + length};
+  int code = read_usual(text, bytes, npy) ? 0 : read_dict(text, bytes, npy, message);
+  if (code == 0) code = measure(npy, message);
   if (code) return code;
-  npy.offset = start + length;
-  if (npy.nbytes > file_size - npy.offset) return too_short(is_short, message, "it is shorter than its header says");
-  npy.layout = sa_layout(&npy);
-  *out = npy;
+  npy->offset = start + length;
+  if (npy->nbytes > file_size - npy->offset) return too_short(is_short, message, "it is shorter than its header says");
+  npy->layout = sa_layout(npy);
   return 0;
+}
+
+int sa_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *npy, int *is_short, char *message) {
+  int code = sa_npy_read_any(bytes, size, file_size, npy, is_short, message);
+  if (code || npy->order != '>') return code;
+  if (npy->kind == 'V')
+    return sa_fail(message, SHAREARRAY_EUNSUPPORTED,
+                   "its dtype has a big-endian field; save it as little-endian, or "
+                   "import it");
+  const char *descr = (const char *)bytes + npy->descr_offset;
+  int shown = (int)(npy->descr_length > 40 ? 40 : npy->descr_length);
+  return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype '%.*s' is big-endian; save it as '<%.*s', or import it",
+                 shown, descr, shown - 1, descr + 1);
 }
 
 int sharearray_npy_read(const void *bytes, size_t size, uint64_t file_size, sharearray_npy *out, int *is_short,
                         char *message) {
-  sharearray_npy npy;
+  sharearray_npy npy = {0};
   int code = sa_npy_read(bytes, size, file_size, &npy, is_short, message);
-  if (code) return code;
-  if (npy.order == '>' && npy.kind == 'V')
-    return sa_fail(message, SHAREARRAY_EUNSUPPORTED,
-                   "its dtype has a big-endian field; save it as little-endian, or "
-                   "import it");
-  if (npy.order == '>') {
-    const char *descr = (const char *)bytes + npy.descr_offset;
-    int shown = (int)(npy.descr_length > 40 ? 40 : npy.descr_length);
-    return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype '%.*s' is big-endian; save it as '<%.*s', or import it",
-                   shown, descr, shown - 1, descr + 1);
-  }
-  *out = npy;
-  return 0;
+  if (code == 0) *out = npy;
+  return code;
 }
 
 int sa_npy_turn(void *bytes, const sharearray_npy *npy, struct sa_swaps *swaps, char *message) {

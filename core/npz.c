@@ -238,8 +238,7 @@ static int read_array(const struct sa_zip *zip, struct headers *headers, sharear
     member->array = headers->known->array;
     return 0;
   }
-  int code = sharearray_npy_read(zip->base + member->offset, (size_t)member->size, member->size, headers->next, NULL,
-                                 reason);
+  int code = sa_npy_read(zip->base + member->offset, (size_t)member->size, member->size, headers->next, NULL, reason);
   if (code)
     return sa_fail(message, code, "its member %.*s is not usable: %s",
                    (int)(member->name_length > 80 ? 80 : member->name_length), member->name, reason);

@@ -239,6 +239,61 @@ static void refuses_versions_and_lengths(void) {
   CHECK(read_exact("PK\3\4aaaaaaaaa", 13, &npy, &is_short, message) == SHAREARRAY_ECORRUPT && !is_short);
 }
 
+/* What the dict says; or the code of the failure, and its reason. */
+static void describe(const char *dict, size_t length, char *text, size_t size) {
+  char file[512], message[SHAREARRAY_MESSAGE];
+  sharearray_npy npy;
+  size_t bytes = make(file, 1, "", 0) + length;
+  memcpy(file + 10, dict, length);
+  file[8] = (char)length;
+  int used, code = sharearray_npy_read(file, bytes, 1 << 20, &npy, NULL, message);
+  if (code) {
+    snprintf(text, size, "%d %s", code, message);
+    return;
+  }
+  used = snprintf(text, size, "%c%c%u %d %u %.*s %llu %x", npy.order, npy.kind, npy.itemsize, npy.fortran, npy.ndim,
+                  (int)npy.descr_length, file + npy.descr_offset, (unsigned long long)npy.nbytes, npy.layout);
+  for (int i = 0; i < npy.ndim; i++)
+    used += snprintf(text + used, size - (size_t)used, " %llu", (unsigned long long)npy.shape[i]);
+}
+
+/* The usual spelling has a reader of its own. With any byte changed, it and the one for all spellings agree, which a
+ * space in the beginning leads to. */
+static void reads_the_usual_spelling_as_any_other(void) {
+  static const char *usual[] = {
+      "{'descr': '<f4', 'fortran_order': False, 'shape': (60, 784), }                    \n",
+      "{'descr': '|u1', 'fortran_order': False, 'shape': (7,), }\n",
+      "{'descr': '<M8[25s]', 'fortran_order': False, 'shape': (), }\n",
+  };
+  char text[256], spaced[256], theirs[2 * SHAREARRAY_MESSAGE], ours[2 * SHAREARRAY_MESSAGE];
+  int read = 0;
+  for (size_t i = 0; i < sizeof usual / sizeof *usual; i++) {
+    size_t length = strlen(usual[i]);
+    for (size_t at = 1; at < length; at++)
+      for (int value = 0; value < 256; value++) {
+        memcpy(text, usual[i], length);
+        text[at] = (char)value;
+        spaced[0] = text[0];
+        spaced[1] = ' ';
+        memcpy(spaced + 2, text + 1, length - 1);
+        describe(text, length, ours, sizeof ours);
+        describe(spaced, length + 1, theirs, sizeof theirs);
+        CHECK(strcmp(ours, theirs) == 0);
+        read += *ours != '-';
+      }
+  }
+  CHECK(read > 400);
+}
+
+static void leaves_what_it_was_given_at_a_failure(void) {
+  sharearray_npy npy, before;
+  memset(&npy, 0xaa, sizeof npy);
+  before = npy;
+  CHECK(read_dict("{'descr': '<f4', 'fortran_order': False, 'shape': (2, x), }", 8, &npy, NULL) == SHAREARRAY_ECORRUPT);
+  CHECK(read_dict("{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }", 8, &npy, NULL) < 0);
+  CHECK(memcmp(&npy, &before, sizeof npy) == 0);
+}
+
 /* Cut anywhere, or with any byte changed, a structured type stays within the file. */
 static void survives_broken_structures(void) {
   static char file[1 << 12];
@@ -295,6 +350,8 @@ int main(void) {
   RUN(calls_every_truncation_short);
   RUN(survives_every_changed_byte);
   RUN(refuses_versions_and_lengths);
+  RUN(reads_the_usual_spelling_as_any_other);
+  RUN(leaves_what_it_was_given_at_a_failure);
   RUN(survives_broken_structures);
   RUN(writes_what_it_reads);
   FINISH();
