@@ -56,6 +56,20 @@ describe("a hot loop", function()
     assert.is_true(traces.get > 0, "a loop of get was not compiled")
   end)
 
+  -- Compiled while it attaches, a loop's hits would be the slower: so it is, but where there are nothing but attaches.
+  it("of attaches compiles where they come in bulk, and there alone", function()
+    local function traces_of(environment, what)
+      local said, done = machine.shell(run .. environment .. machine.luajit .. HOT .. what .. " 20000")
+      assert.is_true(done, said)
+      local traces = {}
+      for name, count in said:gmatch "(%S+)\t(%d+)" do traces[name] = tonumber(count) end
+      return traces
+    end
+    local bulk = traces_of(ENVIRONMENT, "bulk")
+    assert.is_true(bulk.attach > 0 and bulk.hit > 0 and bulk.get > 0)
+    assert.equal(0, traces_of("", "rare").attach)
+  end)
+
   -- Per pass: the difference of two runs, so that the start of the process does not count. The clock stands
   -- still and addresses are the same each time, else LuaJIT would not always compile the same.
   local function count(what, passes, flags)

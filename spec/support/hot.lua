@@ -5,6 +5,8 @@
 --   element   sum through v(i)
 --   writable  the same of an array that may be written
 --   traces    all of them, and more; says `<loop> <traces> <aborts> <reason>` of what LuaJIT recorded
+--   bulk      the same of attaches, while the clock says that they come in bulk
+--   rare      the same of attaches that are a third of a millisecond apart, as it says
 --   revived   the same of hits and of gets, after so many calls that were none
 --   calls     hits between two calls of gettid, for strace to look at
 
@@ -108,6 +110,17 @@ if what == "traces" then
   for _, name in ipairs { "hit", "get", "decorated", "element", "writable", "elements_2d", "gather", "data", "row" } do
     record(name, count)
   end
+elseif what == "bulk" then
+  record("attach", count)
+  record("hit", count)
+  record("get", count)
+elseif what == "rare" then
+  local now, clock = 0, require "sharearray.loop"
+  function clock.now()
+    now = now + 0.1
+    return now
+  end
+  record("attach", count)
 elseif what == "revived" then
   for _ = 1, count do
     sharearray.get "absent"
@@ -127,6 +140,6 @@ elseif what == "calls" then
 else
   loops[what](count)
 end
-assert(sink ~= nil or what == "attach")
+assert(sink ~= nil or what == "attach" or what == "rare")
 for i = 0, IDS - 1 do sharearray.free(names[i]) end
 sharearray.free "elements"
