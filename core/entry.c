@@ -33,6 +33,7 @@ static int read_header(int fd, uint64_t file_size, sharearray_npy *npy, int *is_
   if (size < 0) return sa_fail_errno(message, "cannot read");
   int code = sa_npy_read(head, (size_t)size, file_size, npy, is_short, message);
   if (!*is_short || (size_t)size < sizeof head) return code;
+  *is_short = 0;
   char *whole = malloc(WHOLE_HEADER);
   if (!whole) return sa_fail(message, SHAREARRAY_EIO, "out of memory");
   size = sa_read_all(fd, whole, WHOLE_HEADER, 0);

@@ -57,6 +57,12 @@ double sharearray_age(const sharearray_map *public) {
   return map->ino ? sa_age(map->published) : 0;
 }
 
+double sharearray_held_age(const void *holder) {
+  const sharearray_map *map;
+  memcpy(&map, holder, sizeof map);
+  return map ? sharearray_age(map) : 0;
+}
+
 static void note_file(struct sa_map *map, const struct stat *st) {
   map->dev = st->st_dev;
   map->ino = st->st_ino;

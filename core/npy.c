@@ -376,12 +376,11 @@ static int read_dict(struct text text, const char *file, sharearray_npy *npy, ch
 /* The dict as NumPy spells it, and sharearray_npy_write(), of numbers in C order: of nearly all headers, and in a third
  * of the time. False for any other, and for what is wrong with one: read_dict() tells. */
 static bool read_usual(struct text text, const char *file, sharearray_npy *npy) {
+  struct text code;
   struct type type;
-  if (!take_exactly(&text, "{'descr': '")) return false;
-  struct text code = {text.at, memchr(text.at, '\'', (size_t)(text.end - text.at))};
-  if (!code.end || read_code(code, &type, NULL, NULL) != 0) return false;
-  text.at = code.end;
-  if (!take_exactly(&text, "', 'fortran_order': False, 'shape': ")) return false;
+  if (!take_exactly(&text, "{'descr': ") || !take_string(&text, &code)) return false;
+  if (!take_exactly(&text, ", 'fortran_order': False, 'shape': ")) return false;
+  if (read_code(code, &type, NULL, NULL) != 0) return false;
   if (read_shape(&text, npy, NULL) != 0 || !take_exactly(&text, ", }")) return false;
   set_type(npy, &type, code, file);
   skip_spaces(&text);

@@ -57,7 +57,7 @@ extern "C" {
 enum {
   /* One more whenever a function or a struct here, or what one Lua module is to another, is no longer what it was: those
    * of two versions meet where one is installed under a process. */
-  SHAREARRAY_ABI = 6,
+  SHAREARRAY_ABI = 7,
   SHAREARRAY_MESSAGE = 1024, /* bytes of a message buffer, with its final NUL */
   SHAREARRAY_MAXDIMS = 32    /* NumPy's own limit before 2.0 */
 };
@@ -263,6 +263,10 @@ SHAREARRAY_API uint32_t sharearray_changes_of(const sharearray_store *store, con
 SHAREARRAY_API int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
 /* Seconds since `map` was published, 0 for memory that was not. The wall clock decides, as for files. */
 SHAREARRAY_API double sharearray_age(const sharearray_map *map);
+/* The same two of the map that stands at `holder`, 0 where that is NULL: for a Lua program, whose collector could run
+ * between the look at it and the call. */
+SHAREARRAY_API int sharearray_held_current(sharearray_store *store, const char *id, const void *holder);
+SHAREARRAY_API double sharearray_held_age(const void *holder);
 /* For those who rebuild an entry that has grown too old, and serve it on if that fails: notes that it
  * failed, for all processes of this user to see before they try. A hint like the counters; the next
  * publication of the id takes it back. */

@@ -259,6 +259,12 @@ int sharearray_current(sharearray_store *store, const char *id, const sharearray
          map->dev == st.st_dev;
 }
 
+int sharearray_held_current(sharearray_store *store, const char *id, const void *holder) {
+  const sharearray_map *map;
+  memcpy(&map, holder, sizeof map);
+  return map ? sharearray_current(store, id, map) : 0;
+}
+
 int64_t sharearray_version(sharearray_store *store, const char *id) {
   struct sa_paths paths;
   struct stat st;

@@ -54,6 +54,30 @@ describe("one process", function()
     end)
   end
 
+  -- Interpreted code makes an object of each pointer it takes out of a view: there the collector may come to run.
+  it("may be in a finalizer that closes what the memo is looking at", function()
+    local said = machine.worker([[
+      jit.off()
+      local IDS, finalized = 60, 0
+      for i = 1, IDS do assert(sharearray.cache("id" .. i, sharearray.array { i })) end
+      local function finalize()
+        finalized = finalized + 1
+        local v = sharearray.get("id" .. finalized % IDS + 1)
+        if v then v:close() end
+      end
+      collectgarbage("setstepmul", 400)
+      local i, stop = 0, now() + 60
+      repeat
+        i = i + 1
+        local v = assert(sharearray.get("id" .. i % IDS + 1))
+        if i % 2 == 0 then v:close() end
+        if i % 10 == 0 then ffi.gc(ffi.new "int[1]", finalize) end
+      until finalized >= 5000 or now() > stop
+      say(finalized >= 5000)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory }):finish()
+    assert.equal("true\n", said)
+  end)
+
   it("may collect all garbage before hits are warmed up", function()
     local said = machine.worker([[
       assert(sharearray.cache("x", sharearray.array { 1 }))

@@ -145,6 +145,22 @@ describe("max_age", function()
     assert.truthy(failed)
   end)
 
+  it("a failure of who had the lock before is seen by who gets it then, and is not repeated", function()
+    local build, C = require "sharearray.build", require("sharearray.cdefs").C
+    assert(store:cache("x", number(1)))
+    wait_for_age(0.05)
+    local own, tries = build.own, 0
+    finally(function() build.own = own end)
+    function build.own(handle) -- the lock is had
+      C.sharearray_note_failure(store.place.handle, "x")
+      return own(handle)
+    end
+    assert.equal(1, assert(store:cache("x", function() tries = tries + 1 end, { max_age = 0.05 }))(0))
+    assert.equal(0, tries)
+    build.own = own
+    assert.equal(2, assert(store:refresh("x", number(2)))(0)) -- nobody has the lock
+  end)
+
   it("a failure of one id is not said of another", function()
     assert(store:cache("x", number(1)))
     assert(store:cache("y", number(1)))

@@ -9,7 +9,7 @@ local library = require "sharearray.library"
 
 local declarations = [[
 enum {
-  SHAREARRAY_ABI = 6,
+  SHAREARRAY_ABI = 7,
   SHAREARRAY_MESSAGE = 1024,
   SHAREARRAY_MAXDIMS = 32
 };
@@ -103,6 +103,8 @@ int sharearray_await(sharearray_store *store, const char *id, uint32_t flags, sh
 uint32_t sharearray_changes_of(const sharearray_store *store, const char *id);
 int sharearray_current(sharearray_store *store, const char *id, const sharearray_map *map);
 double sharearray_age(const sharearray_map *map);
+int sharearray_held_current(sharearray_store *store, const char *id, const void *holder);
+double sharearray_held_age(const void *holder);
 void sharearray_prefault(const sharearray_map *map);
 int sharearray_stat(sharearray_store *store, const char *id, sharearray_info *info, char *message);
 int sharearray_remove(sharearray_store *store, const char *id, char *message);
@@ -151,7 +153,7 @@ void sharearray_import_delete(sharearray_import *import);
 ]]
 
 -- This file may be read long after library.lua was.
-library.check(6)
+library.check(7)
 
 -- As in library.lua, once in the process.
 if not pcall(ffi.typeof, "sharearray_info") then ffi.cdef(declarations) end

@@ -9,7 +9,7 @@ local bit = require "bit"
 local ffi = require "ffi"
 
 -- This file may be read long after sharearray.readers was, whose pieces call `quiet`.
-require("sharearray.library").check(6)
+require("sharearray.library").check(7)
 
 local type, tonumber, floor = type, tonumber, math.floor
 local band, lshift, rshift = bit.band, bit.lshift, bit.rshift

@@ -7,7 +7,7 @@
 local view = require "sharearray.view"
 
 -- This file may be read long after view.lua was.
-require("sharearray.library").check(6)
+require("sharearray.library").check(7)
 
 local type, floor = type, math.floor
 local class_of = view.class

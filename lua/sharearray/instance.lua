@@ -8,7 +8,7 @@ local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
 -- This file may be read long after view.lua was, and cdefs.lua.
-require("sharearray.library").check(6)
+require("sharearray.library").check(7)
 
 local cast, always, class_of = ffi.cast, view.always, view.class
 local known_class, class_for, class_of_layout = view.known_class, view.class_for, view.class_of_layout

@@ -4,7 +4,7 @@
 local ffi = require "ffi"
 
 -- What an attach takes of the header's enums, which LuaJIT would take as long to parse as half of all else here.
-local library = { ABI = 6, MESSAGE = 1024, EINVAL = -9 }
+local library = { ABI = 7, MESSAGE = 1024, EINVAL = -9 }
 library.READY, library.BUILD, library.WAIT, library.FILLED = 0, 1, 2, 3 -- what an attach returns
 library.GET, library.YIELDS = 1, 4 -- its flags
 

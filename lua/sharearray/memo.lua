@@ -13,7 +13,10 @@ local loop = require "sharearray.loop"
 local view = require "sharearray.view"
 local C = require("sharearray.cdefs").C
 
-local current, broken = C.sharearray_current, lifetime.broken
+-- This file may be read long after place.lua was, and cdefs.lua.
+require("sharearray.library").check(7)
+
+local current, broken = C.sharearray_held_current, lifetime.broken
 
 local memo = {}
 
@@ -28,9 +31,10 @@ function memo:forget(id)
   loop.dropped()
 end
 
--- Its user may have closed the view: the map is gone then. Or a member of the bundle: whoever asks gets it anew.
+-- Its user may have closed the view: the map is gone then. Or a member of the bundle: whoever asks gets it anew. The
+-- core takes the map out of the view: here a finalizer might close it in between.
 local function is_current(self, id, pin)
-  return pin.map ~= nil and not broken[pin] and current(self.handle, id, view.map(pin)) == 1
+  return not broken[pin] and current(self.handle, id, pin) == 1
 end
 
 -- Something of this user's changed: drop whatever is outdated, whichever id is asked for, so that
@@ -58,8 +62,7 @@ end
 --- Seconds since what is in the memo was published; 0 for what is not there.
 function memo:age(id)
   local pin = self.memo[id]
-  local map = pin and view.map(pin)
-  return map and map ~= nil and C.sharearray_age(map) or 0
+  return pin and C.sharearray_held_age(pin) or 0
 end
 
 --- From now on the id is one whose age is to be looked at, as often as the file system is.

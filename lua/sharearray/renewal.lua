@@ -96,6 +96,10 @@ function M.renewed(self, id, source, value)
   local ticket = new_ticket()
   local handle, other, text, code = lock(self, id, source, value, ticket, "rebuilt")
   if not handle then return other, text, code end
+  if failed_lately(place, id, max_age) then -- somebody who had the lock until now
+    build.give_up(handle)
+    return value
+  end
   local renewed = rebuild(self, id, source, handle, ticket, age)
   if renewed == nil then return value end
   return renewed

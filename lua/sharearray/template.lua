@@ -8,7 +8,7 @@
 -- @module sharearray.template
 
 -- This file may be read long after those were that use it.
-require("sharearray.library").check(6)
+require("sharearray.library").check(7)
 
 local template = {}
 

@@ -182,6 +182,31 @@ static void a_name_that_is_taken_and_free_for_ever_is_given_up(void) {
   sharearray_remove(store, "n", NULL);
 }
 
+static ssize_t pread_of_a_bad_disk(int fd, void *bytes, size_t size, off_t offset) {
+  if (size <= 1024) return pread(fd, bytes, size, offset);
+  errno = EIO;
+  return -1;
+}
+
+/* The first read holds no more than a part of its header. */
+static void an_entry_that_cannot_be_read_to_the_end_is_no_killed_builders(void) {
+  struct sa_sys kept = sys;
+  sharearray_map *map = NULL;
+  char bytes[4096], descr[2048] = "[('a', '<i4')";
+  for (int i = 0; i < 100; i++) sprintf(descr + strlen(descr), ", ('b%d', '<i4')", i);
+  strcat(descr, "]");
+  uint64_t shape[1] = {1};
+  int length = sharearray_npy_write(descr, 1, shape, bytes, sizeof bytes);
+  int fd = open(path_of("l.npy"), O_CREAT | O_EXCL | O_WRONLY, 0644);
+  CHECK(length > 1024 && write(fd, bytes, sizeof bytes) == sizeof bytes && close(fd) == 0);
+  sys.pread = pread_of_a_bad_disk;
+  CHECK(attach("l", SHAREARRAY_GET, &map, NULL) == SHAREARRAY_EIO && strstr(message, "cannot read"));
+  sys = kept;
+  CHECK(attach("l", SHAREARRAY_GET, &map, NULL) == SHAREARRAY_READY);
+  sharearray_unref(map);
+  unlink(path_of("l.npy"));
+}
+
 static ssize_t pwrite_of_nothing(int fd, const void *bytes, size_t size, off_t offset) {
   (void)fd, (void)bytes, (void)size, (void)offset;
   return 0;
@@ -374,6 +399,7 @@ int main(void) {
   RUN(an_entry_that_comes_and_goes_for_ever_is_given_up);
   RUN(a_lock_that_changes_for_ever_counts_as_alive);
   RUN(a_name_that_is_taken_and_free_for_ever_is_given_up);
+  RUN(an_entry_that_cannot_be_read_to_the_end_is_no_killed_builders);
   RUN(a_write_that_gets_nowhere_is_given_up);
   RUN(memory_that_was_lent_is_not_what_is_published);
   RUN(a_child_cannot_fill_its_parents_draft);
