@@ -30,9 +30,7 @@ void sharearray_view(sharearray_map *map, const sharearray_member *member, int b
   sharearray_set_lent(view, member != NULL);
   char *at = (char *)view + (bits ? 5 : 4) * sizeof *pointers;
   if (!wide_sizes && ndim <= 2) { /* whose bounds are checked so, see lua/sharearray/template.lua */
-    size_t bounds = (size_t)ndim * sizeof *sizes;
-    memcpy(at, sizes + 1, bounds);
-    at += bounds;
+    for (int i = 1; i <= ndim; i++, at += sizeof *sizes) memcpy(at, sizes + i, sizeof *sizes);
   }
   for (int i = 0; i <= ndim; i++) {
     int32_t narrow = (int32_t)sizes[i];

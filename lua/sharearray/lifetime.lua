@@ -77,12 +77,13 @@ local finalize_owner
 local function keep(owner)
   local members, kept = bundles[owner.bundle], false
   if not members then return false end
-  for i = 1, members.count do
-    local x = members[i]
-    if x ~= nil and x.map ~= nil and not owners[x] then -- else it has an owner of its own, for its rows
+  local i, x = next(members) -- which passes over those that are gone, mostly all, many times as fast as a loop here does
+  while i do
+    if type(i) == "number" and x.map ~= nil and not owners[x] then -- else it has an owner of its own, for its rows
       if not kept then gc(owner, finalize_owner) end -- before what may run out of memory
       kept, owners[x], owners[owner] = true, owner, true
     end
+    i, x = next(members, i)
   end
   bundles[owner.bundle] = nil
   return kept
