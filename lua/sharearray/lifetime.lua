@@ -77,7 +77,7 @@ local finalize_owner
 local function keep(owner)
   local members, kept = bundles[owner.bundle], false
   if not members then return false end
-  local i, x = next(members) -- which passes over those that are gone, mostly all, many times as fast as a loop here does
+  local i, x = next(members) -- passes over those that are gone, mostly all, many times as fast as a loop here
   while i do
     if type(i) == "number" and x.map ~= nil and not owners[x] then -- else it has an owner of its own, for its rows
       if not kept then gc(owner, finalize_owner) end -- before what may run out of memory
