@@ -49,9 +49,8 @@ double baseline_scan(const void *bytes, size_t size);
   double baseline_sum_##place(const float *x, size_t count);                                                           \
   double baseline_sum_guarded_##place(const float *x, size_t size, size_t count);                                      \
   double baseline_gather_##place(const float *x, const int32_t *index, size_t count);                                  \
-  double baseline_gather_checked_##place(const float *x, int32_t size, const int32_t *index, int32_t indices,          \
-                                         int32_t count);                                                               \
-  double baseline_gather_guarded_##place(const float *x, uint32_t size, const int32_t *index, size_t count);           \
+  double baseline_gather_guarded_##place(const float *x, uint32_t size, const int32_t *index, size_t indices,          \
+                                         size_t count);                                                                \
   double baseline_sum_rows_##place(const float *x, size_t rows, size_t columns);
 BASELINE_LOOPS(0)
 BASELINE_LOOPS(1)

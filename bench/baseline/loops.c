@@ -42,25 +42,6 @@ LOOP gather(const float *x, const int32_t *index, size_t count) {
 
 AT_EACH_PLACE(gather, (const float *x, const int32_t *index, size_t count), (x, index, count))
 
-/* With what a view's v(k(i)) makes sure of: that i and k(i) are inside, and that the float is no NaN, whose bits
- * LuaJIT might take for another type. NaN for all of it. */
-LOOP gather_checked(const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count) {
-  double sum = 0;
-  for (int32_t i = 0; i < count; i++) {
-    int32_t k, bits;
-    if (i < 0 || i >= indices) return (double)NAN;
-    k = index[i];
-    if (k < 0 || k >= size) return (double)NAN;
-    memcpy(&bits, &x[k], sizeof bits);
-    if ((bits & INT32_MAX) > 0x7f800000) return (double)NAN;
-    sum += x[k];
-  }
-  return sum;
-}
-
-AT_EACH_PLACE(gather_checked, (const float *x, int32_t size, const int32_t *index, int32_t indices, int32_t count),
-              (x, size, index, indices, count))
-
 /* What LuaJIT cannot do without: a comparison for the bounds, and one for the bits of a NaN before the number is loaded.
  * Its interpreter would have taken such a number for something else by then (see sharearray.readers); C alone would
  * ask whether x != x, which is three instructions less. */
@@ -81,9 +62,11 @@ LOOP sum_guarded(const float *x, size_t size, size_t count) {
 
 AT_EACH_PLACE(sum_guarded, (const float *x, size_t size, size_t count), (x, size, count))
 
-LOOP gather_guarded(const float *x, uint32_t size, const int32_t *index, size_t count) {
+/* All that v(k(i)) makes sure of: that i and k(i) are inside, and that the float is no NaN. */
+LOOP gather_guarded(const float *x, uint32_t size, const int32_t *index, size_t indices, size_t count) {
   double sum = 0;
   for (size_t i = 0; i < count; i++) {
+    if (i >= indices) return (double)NAN;
     uint32_t k = (uint32_t)index[i];
     if (k >= size || is_nan(&x[k])) return (double)NAN;
     sum += x[k];
@@ -91,8 +74,8 @@ LOOP gather_guarded(const float *x, uint32_t size, const int32_t *index, size_t 
   return sum;
 }
 
-AT_EACH_PLACE(gather_guarded, (const float *x, uint32_t size, const int32_t *index, size_t count),
-              (x, size, index, count))
+AT_EACH_PLACE(gather_guarded, (const float *x, uint32_t size, const int32_t *index, size_t indices, size_t count),
+              (x, size, index, indices, count))
 
 LOOP sum_rows(const float *x, size_t rows, size_t columns) {
   double sum = 0;

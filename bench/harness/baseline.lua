@@ -26,9 +26,7 @@ for place = 0, 3 do
 double baseline_sum_PLACE(const float *x, size_t count);
 double baseline_sum_guarded_PLACE(const float *x, size_t size, size_t count);
 double baseline_gather_PLACE(const float *x, const int32_t *index, size_t count);
-double baseline_gather_checked_PLACE(const float *x, int32_t size, const int32_t *index, int32_t indices,
-  int32_t count);
-double baseline_gather_guarded_PLACE(const float *x, uint32_t size, const int32_t *index, size_t count);
+double baseline_gather_guarded_PLACE(const float *x, uint32_t size, const int32_t *index, size_t indices, size_t count);
 double baseline_sum_rows_PLACE(const float *x, size_t rows, size_t columns);
 ]]):gsub("PLACE", place)
   ffi.cdef(declarations)
