@@ -377,7 +377,7 @@ static int read_dict(struct text text, const char *file, sharearray_npy *npy, ch
  * of the time. False for any other, and for what is wrong with one: read_dict() tells. */
 static bool read_usual(struct text text, const char *file, sharearray_npy *npy) {
   struct text code;
-  struct type type;
+  struct type type = {0};
   if (!take_exactly(&text, "{'descr': ") || !take_string(&text, &code)) return false;
   if (!take_exactly(&text, ", 'fortran_order': False, 'shape': ")) return false;
   if (read_code(code, &type, NULL, NULL) != 0) return false;
