@@ -121,7 +121,7 @@ void sharearray_unref(sharearray_map *public) {
   if (atomic_fetch_sub_explicit(&map->references, 1, memory_order_acq_rel) != 1) return;
   if (map->public.base && map->public.base != map) sys.munmap(map->public.base, (size_t)map->public.length);
   free((void *)map->public.members);
-  if (map->path != (char *)(map + 1)) free(map->path);
+  if (map->path != (char *)(map + 1)) free(map->path); /* of what was published here: see sa_map_blank() */
   free(map);
 }
 

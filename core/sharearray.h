@@ -131,7 +131,7 @@ struct sharearray_npy {
   uint32_t itemsize;     /* bytes of an element, at most 2^30 */
   uint8_t fortran;       /* 1: the first index varies fastest */
   uint8_t ndim;          /* 0 to SHAREARRAY_MAXDIMS */
-  uint64_t shape[32];    /* elements along each dimension */
+  uint64_t shape[32];    /* elements along each of the ndim dimensions; behind those, anything */
   uint64_t offset;       /* of the data, from the start of the file, bytes */
   uint64_t nbytes;       /* of the data */
   uint32_t descr_offset; /* where the descr stands in the file, without quotes, bytes; '[': structured */

@@ -59,7 +59,8 @@ local paths = {} -- those that hits of users take, see sharearray.warmup
 local WARM_UP = 500 -- calls that are no hits between two warm-ups; LuaJIT gives up after some 100,000
 local calls = 0
 
--- Where so many of them take less than AT_ONCE, attaches are what the program does, and goes on with for a while.
+-- Where so many of them take less than AT_ONCE, attaches are what the program does, and goes on with for a while. By
+-- loop.now: when the last WARM_UP were over, and until when attaches count as coming in bulk.
 local AT_ONCE, A_WHILE = 20, 100 -- milliseconds
 local since, bulk_until = 0, 0
 

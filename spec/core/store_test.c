@@ -117,7 +117,7 @@ static void killed_builder(const char *id) {
 
 static void builds_publishes_attaches_removes(void) {
   sharearray_build *build = NULL, *other = NULL;
-  sharearray_map *map = NULL;
+  sharearray_map *map = NULL, *none = NULL;
   CHECK(attach("a", SHAREARRAY_GET, &map, &build) == SHAREARRAY_EABSENT);
   CHECK(attach("a", 0, &map, &build) == SHAREARRAY_BUILD && exists("a.npy.lock"));
   CHECK(attach("a", SHAREARRAY_YIELDS, &map, &other) == SHAREARRAY_WAIT && ticket.builder.pid == getpid());
@@ -126,6 +126,8 @@ static void builds_publishes_attaches_removes(void) {
   CHECK(!exists("a.npy.lock"));
   CHECK(attach("a", 0, &map, &build) == SHAREARRAY_READY && value_of(map) == 7);
   CHECK(sharearray_current(store, "a", map) == 1);
+  CHECK(sharearray_held_current(store, "a", &map) == 1 && sharearray_held_age(&map) < 60);
+  CHECK(sharearray_held_current(store, "a", &none) == 0 && sharearray_held_age(&none) == 0);
   put("a", 8);
   CHECK(sharearray_current(store, "a", map) == 0 && value_of(map) == 7);
   sharearray_unref(map);

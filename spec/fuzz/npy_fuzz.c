@@ -7,7 +7,7 @@
 
 enum { DICT = 10 };
 
-/* Whether the file says the same, less what is where; `at` with a space behind its first brace. */
+/* Whether the file says the same with a space behind its first brace, one byte further on. */
 static int agrees(const uint8_t *bytes, size_t size, int code, const sharearray_npy *npy) {
   sharearray_npy other;
   uint8_t *spaced = malloc(size + 1);
