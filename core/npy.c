@@ -76,7 +76,7 @@ static bool take_string(struct text *text, struct text *string) {
   return true;
 }
 
-static bool take_number(struct text *text, uint64_t *number) {
+static bool take_digits(struct text *text, uint64_t *number) {
   skip_space(text);
   const char *start = text->at;
   uint64_t value = 0;
@@ -84,8 +84,14 @@ static bool take_number(struct text *text, uint64_t *number) {
     if (__builtin_mul_overflow(value, 10, &value) || __builtin_add_overflow(value, *text->at - '0', &value))
       return false;
   if (text->at == start) return false;
-  if (text->at < text->end && *text->at == 'L') text->at++;
   *number = value;
+  return true;
+}
+
+/* Python 2 wrote 3L for what did not fit an int. */
+static bool take_number(struct text *text, uint64_t *number) {
+  if (!take_digits(text, number)) return false;
+  if (text->at < text->end && *text->at == 'L') text->at++;
   return true;
 }
 
@@ -197,7 +203,7 @@ static bool take_unit(struct text *text) {
   uint64_t multiple = 1;
   if (text->at == text->end) return true;
   if (*text->at++ != '[' || text->at == text->end) return false;
-  if (*text->at >= '0' && *text->at <= '9' && !take_number(text, &multiple)) return false;
+  if (*text->at >= '0' && *text->at <= '9' && !take_digits(text, &multiple)) return false;
   if (multiple == 0 || multiple > INT32_MAX || text->end - text->at < 2 || text->end[-1] != ']') return false;
   size_t length = (size_t)(text->end - text->at) - 1;
   for (size_t i = 0; i < sizeof units / sizeof *units; i++)
@@ -237,7 +243,7 @@ static int read_code(struct text code, struct type *type, struct sa_swaps *swaps
   type->kind = *rest.at++;
   if (type->kind == 'O')
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its elements are Python objects (a pickle, never loaded)");
-  bool sound = take_number(&rest, &type->size) && known_type(type->kind, type->size);
+  bool sound = take_digits(&rest, &type->size) && known_type(type->kind, type->size);
   if (sound && (type->kind == 'M' || type->kind == 'm')) sound = take_unit(&rest);
   if (!sound || rest.at != rest.end)
     return sa_fail(message, SHAREARRAY_EUNSUPPORTED, "its dtype is '%.*s'", shown, code.at);

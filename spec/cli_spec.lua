@@ -114,6 +114,22 @@ describe("sharearray ls", function()
     builder:finish()
   end)
 
+  it("names who is replacing what is there", function()
+    two_entries()
+    local builder = machine.worker([[
+      sharearray.refresh("train", function(alloc)
+        say "building"
+        hear()
+        return alloc("int8", 1)
+      end)
+    ]], {}, { SHAREARRAY_SHM_PATH = directory })
+    builder:expect("building")
+    assert.truthy(good "ls":find(" ready +float32 %(2, 3%); being replaced by %S+, process " .. builder.pid .. "\n"))
+    builder:tell()
+    builder:finish()
+    assert.truthy(good "ls":find(" ready +int8 %(1,%)\n"))
+  end)
+
   it("writes JSON", function()
     two_entries()
     assert(store:cache("scalar", sharearray.array(5)))

@@ -68,7 +68,7 @@ function methods.slice(self, from, to)
   if class.ndim == 0 then error("an array of dimension 0 cannot be sliced", 2) end
   local n = self.n0
   if to == nil then to = n end
-  if not is_integer(from) or not is_integer(to) then error("slice: integers expected", 2) end
+  if not is_integer(from) or not is_integer(to) then error("slice: integers expected, as in v:slice(0, 10)", 2) end
   if from < 0 or to > n or from > to then
     error(("slice %d to %d is out of bounds for axis 0 with size %d"):format(from, to, n), 2)
   end
@@ -238,7 +238,8 @@ local function property(class, own)
     if not get then
       if type(key) == "string" then error(("an array has no property '%s'"):format(key), 2) end
       if type(key) == "number" then error("an array of dimension 0 has no elements [i]: v() is its value", 2) end
-      error("an index must be a number, got " .. type(key), 2)
+      local hint = type(key) == "cdata" and "; tonumber() makes one" or ""
+      error(("an index must be a number, got %s%s"):format(type(key), hint), 2)
     end
     if self.map == nil then error(CLOSED, 2) end
     return get(self, class)

@@ -60,7 +60,8 @@ function M.check(shape, size)
   local result, unknown, extent = {}, nil, 1
   for axis = 1, #shape do
     local n = shape[axis]
-    if size and n == -1 and not unknown then
+    if size and n == -1 then
+      if unknown then return nil, "one size of a shape may be -1, to be worked out, not two" end
       unknown, n = axis, 1
     elseif not M.is_integer(n) or n < 0 then
       return nil, ("the size of axis %d must be an integer of 0 or more, got %s"):format(axis - 1, tostring(n))

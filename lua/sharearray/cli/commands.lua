@@ -25,11 +25,14 @@ local function in_words(builder)
 end
 
 local function content_of(info)
-  if info.kind == "array" then return info.dtype .. " " .. text.tuple(info.shape) end
+  local builder = info.builder and "by " .. in_words(info.builder) or ""
+  local content
+  if info.kind == "array" then content = info.dtype .. " " .. text.tuple(info.shape) end
   if info.kind == "bundle" then
-    return ("bundle of %d member%s"):format(info.members, info.members == 1 and "" or "s")
+    content = ("bundle of %d member%s"):format(info.members, info.members == 1 and "" or "s")
   end
-  return info.builder and "by " .. in_words(info.builder) or ""
+  if not content then return builder end
+  return info.builder and ("%s; being replaced %s"):format(content, builder) or content
 end
 
 local function age_of(info) return info.age and text.age(info.age) or "-" end
