@@ -77,7 +77,6 @@ static bool take_string(struct text *text, struct text *string) {
 }
 
 static bool take_digits(struct text *text, uint64_t *number) {
-  skip_space(text);
   const char *start = text->at;
   uint64_t value = 0;
   for (; text->at < text->end && *text->at >= '0' && *text->at <= '9'; text->at++)
@@ -90,6 +89,7 @@ static bool take_digits(struct text *text, uint64_t *number) {
 
 /* Python 2 wrote 3L for what did not fit an int. */
 static bool take_number(struct text *text, uint64_t *number) {
+  skip_space(text);
   if (!take_digits(text, number)) return false;
   if (text->at < text->end && *text->at == 'L') text->at++;
   return true;

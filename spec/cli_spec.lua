@@ -114,6 +114,19 @@ describe("sharearray ls", function()
     builder:finish()
   end)
 
+  it("shows no control characters of a long dtype, which are the file's own", function()
+    local fields = {}
+    for i = 1, 40 do fields[i] = ("('f%d',\r\t\n'|u1')"):format(i) end
+    local header = ("{'descr': [%s], 'fortran_order': False, 'shape': (1,)}"):format(table.concat(fields, ", "))
+    local length = 1014 -- with the 10 bytes before it, a multiple of 64
+    header = header .. (" "):rep(length - 1 - #header) .. "\n"
+    write(directory .. "/sharearray_fields.npy",
+      "\147NUMPY\1\0" .. string.char(length % 256, math.floor(length / 256)) .. header .. ("x"):rep(40))
+    local line = good "ls":match "\n(fields.*)\n$"
+    assert.truthy(line:find("^fields +1.0K .* ready +%[%('f1',%?%?%?'|u1'%)"), line)
+    assert.is_nil(line:find "%c", line)
+  end)
+
   it("names who is replacing what is there", function()
     two_entries()
     local builder = machine.worker([[

@@ -249,6 +249,22 @@ describe("max_age", function()
     assert.equal(2, assert(store:get "x")(0))
   end)
 
+  it("what was closed in the midst of a rebuild that failed is attached anew", function()
+    local aging = sharearray.new { shm_path = directory, max_age = 0.05, log_func = function() end }
+    local function closing(target)
+      return function()
+        target:close()
+        error "no data"
+      end
+    end
+    local view = assert(store:cache("x", number(1)))
+    local bundle = assert(store:cache("y", { a = sharearray.array { 2 }, b = sharearray.array { 3 } }))
+    wait_for_age(0.05, "y")
+    assert.equal(1, assert(aging:cache("x", closing(view)))(0))
+    assert.equal(2, assert(aging:cache("y", closing(bundle.a))).a(0))
+    assert.has_error(function() return view(0) end)
+  end)
+
   it("is for cache and decorator; get and refresh do as ever", function()
     assert(store:cache("x", number(1)))
     wait_for_age(0.05)

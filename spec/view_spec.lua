@@ -93,6 +93,7 @@ describe("an element", function()
     end
     raises("must be a number, got cdata; tonumber", function() local _ = v(1LL) end)
     raises("must be a number, got cdata; tonumber", function() local _ = v[1LL] end)
+    raises("must be a number, got cdata$", function() local _ = v[ffi.new "int[1]"] end)
     raises("must be a number, got nil", function() local _ = v[nil] end)
     raises("must be a number, got table", function() local _ = v[{}] end)
     raises("must be a number, got nil", function() local _ = m(nil, 1) end)

@@ -107,12 +107,13 @@ local function builder_of(owner)
   }
 end
 
--- The name of the array's dtype; the beginning of the descr where that is longer than the core gives it.
+-- The name of the array's dtype; the beginning of the descr where that is longer than the core gives it. That is the
+-- file's own text, and may go to a terminal: no control characters.
 local function dtype_of(info)
   local length = math.min(info.array.descr_length, ffi.sizeof(info.descr))
   local descr = ffi.string(info.descr, length)
-  if length < info.array.descr_length then return descr .. "..." end
-  return tostring(dtype.from_descr(descr, info.array.version) or descr)
+  if length < info.array.descr_length then return descr:gsub("%c", "?") .. "..." end
+  return tostring(dtype.from_descr(descr, info.array.version) or descr:gsub("%c", "?"))
 end
 
 local function describe(self, id, info)

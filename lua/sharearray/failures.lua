@@ -16,11 +16,14 @@ local failures = {}
 
 local function is_closed(self) return self.map == nil end
 
+-- A message for what is no number: `v[1LL]`, say.
+function failures.no_number(i)
+  local hint = type(i) == "cdata" and tonumber(i) and "; tonumber() makes one" or ""
+  return ("an index must be a number, got %s%s"):format(type(i), hint)
+end
+
 local function bad_index(self, axis, i)
-  if type(i) ~= "number" then
-    local hint = type(i) == "cdata" and "; tonumber() makes one" or ""
-    return ("an index must be a number, got %s%s"):format(type(i), hint)
-  end
+  if type(i) ~= "number" then return failures.no_number(i) end
   if i ~= i or floor(i) ~= i then return ("index %.14g is not an integer"):format(i) end
   local n = self["n" .. axis - 1]
   if i >= 0 and i < n then return nil end
@@ -77,7 +80,8 @@ function failures.newindex(self, key)
   if is_closed(self) then error(view.CLOSED, 2) end
   local name = type(key) == "number" and ("[%.14g]"):format(key) or "'" .. tostring(key) .. "'"
   if self.sealed[0] ~= 0 then error(view.READ_ONLY .. "cannot set " .. name, 2) end
-  if type(key) ~= "number" then error("cannot set " .. name .. " of an array", 2) end
+  if type(key) == "string" then error("cannot set " .. name .. " of an array", 2) end
+  if type(key) ~= "number" then error(failures.no_number(key), 2) end
   error(("[i] = value is for arrays of dimension 1; this one has %d: x:set(i, ..., value)"):format(
     class_of(self).ndim), 2)
 end

@@ -9,6 +9,7 @@ local shapes = require "sharearray.shape"
 local view = require "sharearray.view"
 
 local array = lazy "sharearray.array"
+local failures = lazy "sharearray.failures"
 local reduce = lazy "sharearray.reduce"
 local tensors = lazy "sharearray.torch"
 
@@ -238,8 +239,7 @@ local function property(class, own)
     if not get then
       if type(key) == "string" then error(("an array has no property '%s'"):format(key), 2) end
       if type(key) == "number" then error("an array of dimension 0 has no elements [i]: v() is its value", 2) end
-      local hint = type(key) == "cdata" and "; tonumber() makes one" or ""
-      error(("an index must be a number, got %s%s"):format(type(key), hint), 2)
+      error(failures.no_number(key), 2)
     end
     if self.map == nil then error(CLOSED, 2) end
     return get(self, class)

@@ -7,6 +7,7 @@ local build = require "sharearray.build"
 local builders = require "sharearray.builders"
 local lazy = require "sharearray.lazy"
 local library = require "sharearray.library"
+local lifetime = require "sharearray.lifetime"
 local obtain = require "sharearray.obtain"
 local wait = require "sharearray.wait"
 local C = require("sharearray.cdefs").C
@@ -79,11 +80,7 @@ local function taken(self, id, source, value)
   return value
 end
 
---- `value`, or, if it is older than the store's `max_age`, a new one: exactly one process rebuilds it,
--- and all others, and all if that fails, go on with what is there. A newer one of the origin's comes first.
--- @param source what to build from
--- @param value what is in the memo under the id
-function M.renewed(self, id, source, value)
+local function renew(self, id, source, value)
   local settings, place = self.settings, self.place
   place:watch_age(id)
   if settings.origin and origin.has_newer(place, settings, id) then return taken(self, id, source, value) end
@@ -103,6 +100,23 @@ function M.renewed(self, id, source, value)
   local renewed = rebuild(self, id, source, handle, ticket, age)
   if renewed == nil then return value end
   return renewed
+end
+
+-- Whether nobody has closed the view, or a member of the bundle.
+local function is_open(place, id, value)
+  if type(value) ~= "table" then return value.map ~= nil end
+  return place.tables[id] ~= value or not lifetime.broken[place.memo[id]]
+end
+
+--- `value`, or, if it is older than the store's `max_age`, a new one: exactly one process rebuilds it,
+-- and all others, and all if that fails, go on with what is there. A newer one of the origin's comes first.
+-- @param source what to build from
+-- @param value what is in the memo under the id
+function M.renewed(self, id, source, value)
+  local renewed, text, code = renew(self, id, source, value)
+  -- A source, a log_func, or another coroutine may have closed what was to serve on: it is attached anew.
+  if rawequal(renewed, value) and not is_open(self.place, id, value) then return obtain.obtain(self, id, source, 0) end
+  return renewed, text, code
 end
 
 return M

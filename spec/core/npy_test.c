@@ -112,6 +112,8 @@ static const struct {
     {"{'descr': '<f99999999999999999999', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype"},
     {"{'descr': '<f4x', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
     {"{'descr': '<f4L', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '|S 10', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
+    {"{'descr': '|S\r10', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
     {"{'descr': '<M8[25Ls]', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
     {"{'descr': 'f', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_ECORRUPT, "no dtype"},
     {"{'descr': '<S', 'fortran_order': False, 'shape': (2,)}", SHAREARRAY_EUNSUPPORTED, "dtype is"},
