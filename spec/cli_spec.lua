@@ -52,6 +52,20 @@ end
 
 local function has(text, part) assert.truthy(text:find(part, 1, true), text) end
 
+-- A process in the midst of a build, by `cache` or `refresh`; it goes on when it is told.
+local function builder_of(call, id)
+  local builder = machine.worker([[
+    local call, id = ...
+    sharearray[call](id, function(alloc)
+      say "building"
+      hear()
+      return alloc("int8", 1)
+    end)
+  ]], { call, id }, { SHAREARRAY_SHM_PATH = directory })
+  builder:expect("building")
+  return builder
+end
+
 local function ids()
   local list = {}
   for i, info in ipairs(assert(store:list())) do list[i] = info.id end
@@ -100,14 +114,7 @@ describe("sharearray ls", function()
   end)
 
   it("names the builder of what is being built", function()
-    local builder = machine.worker([[
-      sharearray.cache("x", function(alloc)
-        say "building"
-        hear()
-        return alloc("int8", 1)
-      end)
-    ]], {}, { SHAREARRAY_SHM_PATH = directory })
-    builder:expect("building")
+    local builder = builder_of("cache", "x")
     assert.truthy(good "ls":find("\nx  +0    +%-  %S+ +building  by %S+, process " .. builder.pid .. "\n"), good "ls")
     assert.equal(builder.pid, cjson.decode(good "ls --json")[1].builder.pid)
     builder:tell()
@@ -129,14 +136,7 @@ describe("sharearray ls", function()
 
   it("names who is replacing what is there", function()
     two_entries()
-    local builder = machine.worker([[
-      sharearray.refresh("train", function(alloc)
-        say "building"
-        hear()
-        return alloc("int8", 1)
-      end)
-    ]], {}, { SHAREARRAY_SHM_PATH = directory })
-    builder:expect("building")
+    local builder = builder_of("refresh", "train")
     assert.truthy(good "ls":find(" ready +float32 %(2, 3%); being replaced by %S+, process " .. builder.pid .. "\n"))
     builder:tell()
     builder:finish()
@@ -282,13 +282,7 @@ describe("sharearray load", function()
   end)
 
   it("ends quietly when interrupted", function()
-    local builder = machine.worker([[
-      sharearray.cache("x", function()
-        say "building"
-        hear()
-      end)
-    ]], {}, { SHAREARRAY_SHM_PATH = directory })
-    builder:expect("building")
+    local builder = builder_of("cache", "x")
     local load = machine.start({ COMMAND, "load", scratch .. "/train.v1.npy", "--id", "x" },
       { SHAREARRAY_SHM_PATH = directory, LUAJIT = machine.luajit })
     has(load:line(), "is building it; waiting")
@@ -508,13 +502,7 @@ describe("sharearray gc", function()
 
   it("leaves what is being built, and what is not trusted", function()
     machine.shell("chmod 666 " .. directory .. "/sharearray_c.npy")
-    local builder = machine.worker([[
-      sharearray.refresh("x", function()
-        say "building"
-        hear()
-      end)
-    ]], {}, { SHAREARRAY_SHM_PATH = directory })
-    builder:expect("building")
+    local builder = builder_of("refresh", "x")
     assert.equal("a b", removed(good "gc --keep-bytes 0"))
     assert.equal("c x", ids())
     builder:tell()

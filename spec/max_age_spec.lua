@@ -260,7 +260,12 @@ describe("max_age", function()
     local view = assert(store:cache("x", number(1)))
     local bundle = assert(store:cache("y", { a = sharearray.array { 2 }, b = sharearray.array { 3 } }))
     wait_for_age(0.05, "y")
-    assert.equal(1, assert(aging:cache("x", closing(view)))(0))
+    local function result_alone(...)
+      assert.equal(1, select("#", ...))
+      return (...)
+    end
+    assert.equal(1, result_alone(aging:cache("x", closing(view)))(0))
+    assert.equal(1, result_alone(aging:cache("x", number(2)))(0)) -- its next try comes later
     assert.equal(2, assert(aging:cache("y", closing(bundle.a))).a(0))
     assert.has_error(function() return view(0) end)
   end)

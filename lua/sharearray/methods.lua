@@ -13,6 +13,9 @@ local failures = lazy "sharearray.failures"
 local reduce = lazy "sharearray.reduce"
 local tensors = lazy "sharearray.torch"
 
+-- This file may be read long after failures.lua was.
+require("sharearray.library").check(7)
+
 local cast = ffi.cast
 local class_of, construct = view.class, instance.make
 local shape_of, strides_of, is_contiguous = layout.shape, layout.strides, layout.contiguous

@@ -108,15 +108,23 @@ local function is_open(place, id, value)
   return place.tables[id] ~= value or not lifetime.broken[place.memo[id]]
 end
 
+-- Without a source at first: what was not renewed just now is not tried again.
+local function attached_anew(self, id, source)
+  local value = obtain.obtain(self, id, nil, library.GET)
+  if value ~= nil then return value end
+  return obtain.obtain(self, id, source, 0)
+end
+
 --- `value`, or, if it is older than the store's `max_age`, a new one: exactly one process rebuilds it,
 -- and all others, and all if that fails, go on with what is there. A newer one of the origin's comes first.
 -- @param source what to build from
 -- @param value what is in the memo under the id
 function M.renewed(self, id, source, value)
   local renewed, text, code = renew(self, id, source, value)
-  -- A source, a log_func, or another coroutine may have closed what was to serve on: it is attached anew.
-  if rawequal(renewed, value) and not is_open(self.place, id, value) then return obtain.obtain(self, id, source, 0) end
-  return renewed, text, code
+  if renewed == nil then return nil, text, code end
+  -- A source, a log_func, or another coroutine may have closed what was to serve on.
+  if rawequal(renewed, value) and not is_open(self.place, id, value) then return attached_anew(self, id, source) end
+  return renewed
 end
 
 return M
